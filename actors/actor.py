@@ -1,0 +1,235 @@
+"""``Actor``: the class that users subclass, and what the engine reads off each subclass."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
+
+from typing_extensions import Self
+
+from actors.address import check_key, check_type, type_name_of
+from actors.handler import Handler, HandlerSpec, Lane
+from actors.ref import ActorRef, Receipt
+from actors.state import StateCodec
+
+if TYPE_CHECKING:
+    from actors.activation import Activation
+    from actors.turn import Lifecycle, Turn
+
+Persist = Literal["turn", "deactivation", "never"]
+
+
+class Context(NamedTuple):
+    """What is known of the message being handled."""
+
+    sender: str
+    """Address of the actor that sent it, "" for a client."""
+    message_id: str
+    deadline: float | None
+    """When its caller stops waiting, on ``loop.time()``'s clock; None if it never does."""
+    idempotency_key: str
+    headers: dict[str, str]
+
+
+class ActorOptions(NamedTuple):
+    """The class options of an actor, as written after the base class."""
+
+    persist: Persist = "turn"
+    idle_timeout: float = 300.0
+    max_queue: int = 1000
+    placement: str | Callable[..., str] = "balanced"
+    public: bool = False
+
+
+current_turn: ContextVar["Turn | Lifecycle"] = ContextVar("agentsilo_turn")
+
+
+class Actor:
+    """Base of all actors. An actor processes its messages one at a time and lives at an address for ever.
+
+    Class options: ``type`` (default: the class name in snake_case), ``persist`` ("turn": state is durable when a turn's
+    reply leaves; "deactivation": stored when the actor goes to sleep; "never"), ``idle_timeout`` (seconds without a
+    message after which it is put to sleep), ``max_queue`` (waiting messages beyond which ``MailboxFull`` is raised),
+    ``placement`` ("balanced", "local", "hash", "random", "labels:name=value" or a callable) and ``public`` (``receive``
+    may be called through the HTTP gateway).
+
+    An annotation ``state: SomeClass`` (dataclass, msgspec.Struct or pydantic model whose fields all have defaults) gives
+    the actor a durable state.
+    """
+
+    state: Any
+    _activation: "Activation"
+    _options: ClassVar[ActorOptions] = ActorOptions()
+    _type: ClassVar[str]
+    _handlers: ClassVar[dict[str, Handler]] = {}
+
+    def __init_subclass__(
+        cls,
+        *,
+        type: str | None = None,
+        persist: Persist | None = None,
+        idle_timeout: float | None = None,
+        max_queue: int | None = None,
+        placement: str | Callable[..., str] | None = None,
+        public: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        try:
+            cls._type = check_type(type_name_of(cls.__name__) if type is None else type)
+        except ValueError as error:
+            raise ValueError(f"class {cls.__name__}: {error}") from None
+        given = {
+            "persist": persist, "idle_timeout": idle_timeout, "max_queue": max_queue,
+            "placement": placement, "public": public,
+        }  # fmt: skip
+        cls._options = cls._options._replace(**{k: v for k, v in given.items() if v is not None})
+        _check_options(cls.__name__, cls._options)
+        cls._handlers = dict(cls._handlers)
+        for name, member in vars(cls).items():
+            if isinstance(member, Handler):
+                if name in _RESERVED:
+                    raise TypeError(f"{cls.__name__}.{name}: this name belongs to references; call the handler otherwise")
+                cls._handlers[name] = member
+            elif name in cls._handlers:
+                raise TypeError(f"{cls.__name__}.{name} overrides a handler: decorate it with @handler too")
+
+    async def receive(self, message: Any) -> Any:
+        """What ``send(message)`` and ``ask(message)`` reach. Override it."""
+        raise NotImplementedError(f"{type(self).__name__} has no receive(); call one of its handlers")
+
+    async def on_activate(self) -> None:
+        """Runs before the first message of an activation, with ``self.state`` loaded.
+
+        If it raises, every waiting caller gets the error and the next message tries again.
+        """
+
+    async def on_deactivate(self, reason: str) -> None:
+        """Runs before the activation goes: ``reason`` is "idle", "requested" or "shutdown".
+
+        Changes of ``self.state`` are stored. It does not run when the silo dies or loses its lease.
+        """
+
+    @classmethod
+    def ref(cls, key: str) -> Self:
+        """A typed reference to the actor of this class with that key: ``Session.ref("42").write("...")``.
+
+        The result is an ``ActorRef``. Type checkers see the class itself, so that handlers, their arguments and
+        results are checked and completed; everything that is not a handler or a method of ``ActorRef`` is not there.
+        """
+        return cast("Self", ActorRef(f"{cls._type}-{check_key(key)}", actor=cls))
+
+    @classmethod
+    def handler_names(cls) -> frozenset[str]:
+        """The names of the methods that can be called by message, ``receive`` aside."""
+        return frozenset(cls._handlers)
+
+    @property
+    def address(self) -> str:
+        """The own address."""
+        return self._activation.address
+
+    @property
+    def key(self) -> str:
+        """The key of the own address."""
+        return self._activation.address.partition("-")[2]
+
+    @property
+    def own_ref(self) -> ActorRef:
+        """A reference to this actor, to be handed to others."""
+        return ActorRef(self._activation.address)
+
+    @property
+    def context(self) -> Context:
+        """The message being handled. Raises ``RuntimeError`` outside of one."""
+        try:
+            return current_turn.get().context
+        except LookupError:
+            raise RuntimeError(f"{self.address}: self.context exists only while a message is handled") from None
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger bound to the address."""
+        return logging.LoggerAdapter(logging.getLogger(f"actors.{self._type}"), {"address": self.address})
+
+    def deactivate(self) -> None:
+        """Put this activation to sleep when the running turn has ended. The next message wakes it up again."""
+        self._activation.request_deactivation()
+
+    def ask(self, message: object = None) -> Coroutine[Any, Any, Any]:
+        """On a typed reference: see ``ActorRef.ask``. An actor that asks itself gets ``CallCycle``."""
+        return self.own_ref.ask(message)
+
+    def send(self, message: object = None) -> Coroutine[Any, Any, Receipt]:
+        """On a typed reference: see ``ActorRef.send``. Inside the actor: a message to itself, run after this turn."""
+        return self.own_ref.send(message)
+
+    def options(self, *, timeout: float | None = None, headers: dict[str, str] | None = None) -> Self:
+        """On a typed reference: see ``ActorRef.options``."""
+        options = {"timeout": timeout} | ({} if headers is None else {"headers": headers})
+        return cast("Self", self.own_ref.options(**options))  # type: ignore[arg-type]
+
+
+_RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"}
+
+
+def _check_options(name: str, options: ActorOptions) -> None:
+    if options.persist not in ("turn", "deactivation", "never"):
+        raise ValueError(f'class {name}: persist must be "turn", "deactivation" or "never", not {options.persist!r}')
+    if not options.idle_timeout > 0:
+        raise ValueError(f"class {name}: idle_timeout must be a positive number of seconds, not {options.idle_timeout!r}")
+    if not (isinstance(options.max_queue, int) and options.max_queue >= 1):
+        raise ValueError(f"class {name}: max_queue must be a whole number from 1, not {options.max_queue!r}")
+    if not (callable(options.placement) or options.placement in ("balanced", "local", "hash", "random")):
+        if not (isinstance(options.placement, str) and options.placement.startswith("labels:")):
+            raise ValueError(f"class {name}: unknown placement {options.placement!r}")
+
+
+class ActorType:
+    """What a runtime knows of an actor class: its handlers by name ("" is receive), its state, its options."""
+
+    __slots__ = ("actor", "handlers", "name", "options", "state")
+
+    def __init__(self, actor: type[Actor]) -> None:
+        self.actor = actor
+        self.name = actor._type
+        self.options = actor._options
+        self.handlers = {
+            name: HandlerSpec(actor, name, handler.function, lane=handler.lane, public=handler.public)
+            for name, handler in actor._handlers.items()
+        }
+        receive = inspect.unwrap(actor.receive)
+        self.handlers[""] = HandlerSpec(actor, "", receive, lane=Lane.TURN, public=self.options.public)
+        annotation = _state_annotation(actor)
+        self.state = None if annotation is None else StateCodec(actor.__name__, annotation)
+
+    @staticmethod
+    def of(actor: "type[Actor]") -> "ActorType":
+        """The one ActorType of a class, made at first need."""
+        found = vars(actor).get("_actor_type")
+        if found is None:
+            found = actor._actor_type = ActorType(actor)  # type: ignore[attr-defined]
+        return found
+
+    @property
+    def stored(self) -> bool:
+        """Whether activations have anything to do with the store."""
+        return self.state is not None and self.options.persist != "never"
+
+
+def _state_annotation(actor: type[Actor]) -> Any:
+    for owner in actor.__mro__:
+        if owner is Actor:
+            return None
+        annotation = inspect.get_annotations(owner).get("state")
+        if isinstance(annotation, str):
+            names = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
+            try:
+                return eval(annotation, names, dict(vars(owner)))  # as typing.get_type_hints does, for one name
+            except NameError as error:
+                raise TypeError(f"{owner.__name__}.state: the annotation cannot be resolved: {error}") from error
+        if annotation is not None:
+            return annotation
+    return None

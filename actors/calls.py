@@ -1,0 +1,186 @@
+"""The caller's side of requests that are under way."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from actors import codec, failure
+from actors.envelope import Accepted, Credit, End, Envelope, Failure, Item, Reply, Request, item_cost
+from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, Timeout
+from actors.handler import HandlerSpec
+from actors.ports import Link
+
+if TYPE_CHECKING:
+    from actors.runtime import Runtime
+
+log = logging.getLogger("actors")
+
+STREAM_CREDIT = 64
+
+
+class Call:
+    """One request under way. ``link`` is where it was sent, None while it waits for a route or runs on this silo."""
+
+    __slots__ = ("expires", "held_for", "link", "request", "slot")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.link: Link | None = None
+        self.held_for = ""  # why it could not be sent yet
+        self.expires = float("inf")
+        self.slot = 0.0
+
+    def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
+        """Take what the other side says of the request. Returns whether that was the last of it."""
+        raise NotImplementedError
+
+    def fail(self, error: ActorError) -> None:
+        """The request has ended without an answer."""
+        raise NotImplementedError
+
+    def lost(self) -> ActorError:
+        """What to tell when the link broke."""
+        peer = self.link.peer if self.link is not None else "its silo"
+        return ConnectionLost(f"{self.request.address}: {peer} was lost before it answered; the message may have run")
+
+    def timed_out(self) -> ActorError:
+        """What to tell when the deadline has passed."""
+        if self.held_for:
+            return ClusterUnavailable(f"{self.request.address}: not delivered in time: {self.held_for}")
+        where = f"{self.request.address}.{self.request.handler or 'receive'}"
+        return Timeout(f"{where}: no answer in time; its turn, if it runs, goes on to its end")
+
+
+class AnswerCall(Call):
+    """An ask or a send of this process: one answer."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, request: Request, future: "asyncio.Future[tuple[Envelope, bool]]") -> None:
+        super().__init__(request)
+        self.future = future
+
+    def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
+        if not self.future.done():
+            if type(envelope) is Failure:
+                self.future.set_exception(failure.to_exception(envelope, trusted=trusted))
+            else:
+                self.future.set_result((envelope, trusted))
+        return True
+
+    def fail(self, error: ActorError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class StreamCall(Call):
+    """A stream read in this process: items queue up to the credit that was given."""
+
+    __slots__ = ("_error", "_items", "_owed", "_runtime", "_spec", "_waiter", "ended", "last_item")
+
+    def __init__(self, request: Request, runtime: "Runtime", spec: HandlerSpec | None) -> None:
+        super().__init__(request)
+        request.credit = STREAM_CREDIT
+        self._runtime = runtime
+        self._spec = spec
+        self._items: deque[tuple[bytes, bool]] = deque()
+        self._owed = 0
+        self._error: ActorError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.ended = False
+        self.last_item = runtime.loop.time()
+
+    def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
+        if type(envelope) is Item:
+            self.last_item = self._runtime.loop.time()
+            self._items.append((envelope.payload, trusted))
+        elif type(envelope) is Failure:
+            self.fail(failure.to_exception(envelope, trusted=trusted))
+        elif type(envelope) is End:
+            self.ended = True
+        self._wake()
+        return self.ended
+
+    def fail(self, error: ActorError) -> None:
+        self._error = error
+        self.ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self) -> tuple[bool, Any]:
+        """Wait for the next item: ``(True, item)``, or ``(False, None)`` at the end. Raises the stream's failure."""
+        while not self._items:
+            if self._error is not None:
+                raise self._error
+            if self.ended:
+                return False, None
+            self._waiter = self._runtime.loop.create_future()
+            await self._waiter
+        payload, trusted = self._items.popleft()
+        self._owed += item_cost(payload)
+        if self._owed >= STREAM_CREDIT // 2 and not self.ended:
+            self._runtime.say(self, Credit(self.request.id, self._owed))
+            self._owed = 0
+        if self._spec is not None and self.request.typed:
+            return True, self._spec.decode_result(payload, trusted=trusted)
+        return True, codec.decode(payload, trusted=trusted)
+
+
+class ForwardedCall(Call):
+    """A client's request that this silo passes on to the actor's owner."""
+
+    __slots__ = ("origin", "origin_id")
+
+    def __init__(self, request: Request, origin: Link, origin_id: int) -> None:
+        super().__init__(request)
+        self.origin = origin
+        self.origin_id = origin_id
+
+    def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
+        assert isinstance(envelope, Reply | Failure | Accepted | Item | End)
+        envelope.id = self.origin_id
+        self.origin.send(envelope)
+        return type(envelope) is not Item
+
+    def fail(self, error: ActorError) -> None:
+        self.origin.send(failure.refusal(self.origin_id, error))
+
+
+class ResolveCall(Call):
+    """A question to another silo: where does this address live?"""
+
+    __slots__ = ("future",)
+
+    def __init__(self, request: Request, future: "asyncio.Future[Envelope]") -> None:
+        super().__init__(request)
+        self.future = future
+
+    def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
+        if not self.future.done():
+            if type(envelope) is Failure:
+                self.future.set_exception(failure.to_exception(envelope, trusted=trusted))
+            else:
+                self.future.set_result(envelope)
+        return True
+
+    def fail(self, error: ActorError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class AcceptedCall(Call):
+    """A one-way message that was accepted here and had to be handed on: nobody waits for it any more."""
+
+    __slots__ = ()
+
+    def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
+        if type(envelope) is Failure:
+            self.fail(failure.to_exception(envelope, trusted=False))
+        return True
+
+    def fail(self, error: ActorError) -> None:
+        log.error("%s: an accepted message could not be handed on and is lost: %s", self.request.address, error)

@@ -1,0 +1,179 @@
+"""Values to bytes and back: MessagePack by msgspec, typed by annotations.
+
+What MessagePack cannot say travels as an extension: a reference (1), or a cloudpickle (2) that is loaded only when it
+came from an authenticated member of the cluster. Stored state never contains pickles.
+"""
+
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+import msgspec
+
+from actors.errors import SerializationFailed
+from actors.ref import ActorRef
+
+REF = 1
+PICKLE = 2
+
+_SCALARS = frozenset({type(None), bool, float, str, bytes})
+_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
+
+
+def is_plain(value: object) -> bool:
+    """Whether the value comes back from MessagePack equal and of the same type, without annotations."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is int:
+        return _MIN_INT <= value <= _MAX_INT  # type: ignore[operator]
+    if kind is list:
+        return all(map(is_plain, value))  # type: ignore[call-overload]
+    if kind is dict:
+        items = value.items()  # type: ignore[attr-defined]
+        return all((type(key) is str or type(key) is int) and is_plain(key) and is_plain(item) for key, item in items)
+    return kind is ActorRef
+
+
+def _encode_extension(value: object) -> object:
+    if isinstance(value, ActorRef):
+        return msgspec.msgpack.Ext(REF, value.address.encode())
+    if is_pydantic(type(value)):
+        return value.model_dump()  # type: ignore[attr-defined]
+    raise NotImplementedError  # TypeError in msgspec's words
+
+
+def _encode_or_pickle(value: object) -> object:
+    try:
+        return _encode_extension(value)
+    except NotImplementedError:
+        return msgspec.msgpack.Ext(PICKLE, cloudpickle.dumps(value))
+
+
+def is_pydantic(kind: object) -> bool:
+    """Whether ``kind`` is a pydantic model class, without importing pydantic."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+def _decode_extension(code: int, data: memoryview) -> object:
+    if code == REF:
+        return ActorRef(bytes(data).decode())
+    if code == PICKLE:
+        raise ValueError("a pickled value from outside the cluster is refused")
+    raise ValueError(f"unknown MessagePack extension {code}")
+
+
+def _decode_extension_trusted(code: int, data: memoryview) -> object:
+    if code == PICKLE:
+        return pickle.loads(data)  # only reached for authenticated peers
+    return _decode_extension(code, data)
+
+
+def convert_custom(kind: type, value: object) -> object:
+    """msgspec's hook for annotations that it does not know: references, pydantic models, any other class."""
+    if isinstance(value, ActorRef):
+        return value  # Session.ref("42") is annotated as Session, and is a reference
+    if is_pydantic(kind):
+        return kind.model_validate(value)  # type: ignore[attr-defined]
+    if isinstance(value, kind):
+        return value
+    raise ValueError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+
+
+_plain = msgspec.msgpack.Encoder(enc_hook=_encode_or_pickle)
+_stored = msgspec.msgpack.Encoder(enc_hook=_encode_extension)
+
+
+def decoder(annotation: Any, *, trusted: bool) -> msgspec.msgpack.Decoder[Any]:
+    """A decoder for an annotation. Raises ``TypeError`` for what msgspec cannot decode unambiguously."""
+    hook = _decode_extension_trusted if trusted else _decode_extension
+    return msgspec.msgpack.Decoder(annotation, dec_hook=convert_custom, ext_hook=hook)
+
+
+_any = decoder(Any, trusted=False)
+_any_trusted = decoder(Any, trusted=True)
+_raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_raw_call = msgspec.msgpack.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw]])
+
+
+def decode(payload: bytes | msgspec.Raw, *, trusted: bool) -> Any:
+    """Decode a self-describing value. Raises ``SerializationFailed``."""
+    try:
+        return (_any_trusted if trusted else _any).decode(payload)
+    except Exception as error:  # a pickle can raise anything
+        raise SerializationFailed(f"a value could not be decoded: {error}") from error
+
+
+def encode(value: object, *, typed: bool = False) -> bytes:
+    """Encode one value. ``typed`` says that the receiver knows its type from an annotation.
+
+    Without an annotation a value that MessagePack would change (a dataclass into a dict, a tuple into a list) is
+    pickled, so that it arrives as what it was. Raises whatever the value raises when it cannot be encoded.
+    """
+    return _plain.encode(value if typed or is_plain(value) else _pickled(value))
+
+
+def _pickled(value: object) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(PICKLE, cloudpickle.dumps(value))
+
+
+def encode_arguments(
+    where: str, args: tuple[object, ...], kwargs: dict[str, object], native: Callable[[int | str], bool]
+) -> bytes:
+    """Encode the arguments of a call: an array of the positional ones; with named ones 0xC1 and ``[[...], {...}]``.
+
+    ``native`` tells whether the parameter at an index or of a name is annotated at the receiver. Raises
+    ``SerializationFailed`` that names the argument.
+    """
+    try:
+        positional = [arg if is_plain(arg) or native(i) else _pickled(arg) for i, arg in enumerate(args)]
+        if not kwargs:
+            return _plain.encode(positional)
+        named = {name: arg if is_plain(arg) or native(name) else _pickled(arg) for name, arg in kwargs.items()}
+        return b"\xc1" + _plain.encode((positional, named))
+    except Exception as error:  # whatever a value's own pickling raises
+        for name, arg in [*enumerate(args), *kwargs.items()]:
+            try:
+                encode(arg)
+            except Exception as cause:
+                label = f"argument {name!r}" if isinstance(name, str) else f"argument {name + 1}"
+                raise SerializationFailed(
+                    f"{where}: {label} ({type(arg).__name__}) cannot be serialized: {cause}; nothing was sent"
+                ) from cause
+        raise SerializationFailed(f"{where}: the arguments cannot be serialized: {error}") from error
+
+
+def split_arguments(payload: bytes) -> tuple[Sequence[msgspec.Raw], dict[str, msgspec.Raw]]:
+    """The arguments of a call, still encoded one by one. Raises ``msgspec.DecodeError`` on other bytes."""
+    if payload[:1] == b"\xc1":  # a byte that MessagePack never uses
+        return _raw_call.decode(payload[1:])
+    return _raws.decode(payload), {}
+
+
+def arity(payload: bytes) -> int:
+    """The number of arguments if they are positional and at most 15, else -1."""
+    first = payload[0] if payload else 0
+    return first & 0x0F if first & 0xF0 == 0x90 else -1
+
+
+def is_extension(raw: msgspec.Raw) -> bool:
+    """Whether an encoded value is an extension rather than a plain one."""
+    first = bytes(memoryview(raw)[:1])[0]
+    return 0xC7 <= first <= 0xC9 or 0xD4 <= first <= 0xD8
+
+
+def convert(value: object, annotation: Any) -> Any:
+    """Fit a live object, that came as a pickle, to an annotation. Raises ``msgspec.ValidationError``."""
+    try:
+        return msgspec.convert(value, annotation, dec_hook=convert_custom)
+    except msgspec.ValidationError:
+        builtins = msgspec.to_builtins(value, enc_hook=_encode_extension)
+        return msgspec.convert(builtins, annotation, dec_hook=convert_custom)
+
+
+def encode_stored(value: object) -> bytes:
+    """Encode what a store keeps: no pickles. Raises ``TypeError`` or ``ValueError`` for what does not fit."""
+    return _stored.encode(value)

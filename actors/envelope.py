@@ -1,0 +1,119 @@
+"""What runtimes say to each other. A frame on a link is one MessagePack array of these.
+
+Every envelope is an array whose first element is its tag. ``id`` belongs to the side that sent the ``Request`` or
+``Resolve`` and means something on that link only. Fields may be added at the end, with a default: an older peer
+ignores what it does not know, a newer one fills in the default.
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Mode(IntEnum):
+    """What the sender of a request waits for."""
+
+    ASK = 0  # a Reply or Failure
+    SEND = 1  # Accepted or Failure
+    STREAM = 2  # any number of Items, then End or Failure
+
+
+class Request(msgspec.Struct, array_like=True, tag=1):
+    """One message to an actor."""
+
+    id: int
+    address: str
+    handler: str  # "" is receive
+    payload: bytes  # see codec: the arguments as one MessagePack value
+    mode: Mode
+    timeout: float  # seconds left when it was sent; 0 is none
+    message_id: str
+    sender: str = ""  # address of the sending actor
+    chain: tuple[tuple[str, str], ...] = ()  # (address, message id) of the turns that wait for this call
+    typed: bool = False  # the sender decodes the result by the handler's annotations
+    key: str = ""  # idempotency key
+    headers: dict[str, str] = {}
+    credit: int = 0  # STREAM: how much may be sent before Credit, see item_cost
+    trusted: bool = True  # it came from an authenticated member: pickles in it may be loaded
+
+
+class Reply(msgspec.Struct, array_like=True, tag=2):
+    """The result of an ASK."""
+
+    id: int
+    payload: bytes
+
+
+class Failure(msgspec.Struct, array_like=True, tag=3):
+    """The request failed. ``error`` names a class of ``actors.errors``; the rest describes an ActorFailed."""
+
+    id: int
+    error: str
+    text: str
+    type_name: str = ""
+    message: str = ""
+    traceback: str = ""
+    args: bytes = b""  # the original exception's arguments, encoded
+
+
+class Accepted(msgspec.Struct, array_like=True, tag=4):
+    """A SEND is in the mailbox (or durable inbox) of its actor."""
+
+    id: int
+
+
+class Item(msgspec.Struct, array_like=True, tag=5):
+    """One item of a STREAM."""
+
+    id: int
+    payload: bytes
+
+
+class End(msgspec.Struct, array_like=True, tag=6):
+    """A STREAM came to its natural end."""
+
+    id: int
+
+
+class Credit(msgspec.Struct, array_like=True, tag=7):
+    """The reader of a STREAM has room for so much more, in units of ``item_cost``."""
+
+    id: int
+    amount: int
+
+
+class Leave(msgspec.Struct, array_like=True, tag=8):
+    """The caller no longer listens for request ``id``. Stops nothing but the sending of its items."""
+
+    id: int
+
+
+class Resolve(msgspec.Struct, array_like=True, tag=9):
+    """Activate the address on the receiving silo, unless it lives elsewhere already; answered by Located or Failure."""
+
+    id: int
+    address: str
+
+
+class Located(msgspec.Struct, array_like=True, tag=10):
+    """The owner of the address asked for by Resolve."""
+
+    id: int
+    silo: str
+    epoch: int
+
+
+class NotHere(msgspec.Struct, array_like=True, tag=11):
+    """The receiving silo does not own the address of request ``id``, which therefore did not run. Look again."""
+
+    id: int
+
+
+Envelope = (
+    Request | Reply | Failure | Accepted | Item | End | Credit | Leave | Resolve | Located | NotHere
+)
+
+
+def item_cost(payload: bytes) -> int:
+    """What an item takes of its stream's credit: 1, and 1 more for every 64 KiB."""
+    return 1 + (len(payload) >> 16)

@@ -1,0 +1,78 @@
+"""Exceptions to Failure envelopes and back."""
+
+import builtins
+import sys
+import traceback
+from typing import Any
+
+from actors import codec, errors
+from actors.envelope import Failure
+
+
+def refusal(request_id: int, error: errors.ActorError) -> Failure:
+    """The engine's own refusal or loss of a request."""
+    return Failure(request_id, type(error).__name__, str(error))
+
+
+def raised(request_id: int, where: str, error: BaseException) -> Failure:
+    """What an actor's own code raised, whatever it was: the caller gets ``ActorFailed``."""
+    kind = type(error)
+    type_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    message = str(error)
+    try:
+        attributes = {name: value for name, value in vars(error).items() if codec.is_plain(value)}
+        args = codec.encode([list(error.args), attributes])
+    except Exception:  # arguments that cannot travel: the description must do
+        args = b""
+    return Failure(
+        request_id,
+        errors.ActorFailed.__name__,
+        f"{where} raised {type_name}: {message}",
+        type_name,
+        message,
+        "".join(traceback.format_exception(error)),
+        args,
+    )
+
+
+def to_exception(failure: Failure, *, trusted: bool) -> errors.ActorError:
+    """The exception that a caller gets for a Failure."""
+    kind = getattr(errors, failure.error, errors.ActorError)
+    if kind is not errors.ActorFailed:
+        return kind(failure.text)  # type: ignore[no-any-return]
+    error = errors.ActorFailed(
+        failure.text, type_name=failure.type_name, message=failure.message, traceback=failure.traceback
+    )
+    error.__cause__ = _original(failure, trusted=trusted)
+    return error
+
+
+def _original(failure: Failure, *, trusted: bool) -> BaseException | None:
+    """An exception of the original type, made without running its ``__init__``, if the type is loaded here."""
+    kind = _find_type(failure.type_name)
+    if kind is None:
+        return None
+    try:
+        args, attributes = codec.decode(failure.args, trusted=trusted)
+        original = kind.__new__(kind, *args)
+        original.args = tuple(args)
+        vars(original).update(attributes)
+    except Exception:
+        return None
+    original.add_note(f"Remote traceback:\n{failure.traceback}")
+    return original
+
+
+def _find_type(type_name: str) -> type[BaseException] | None:
+    module_name, _, name = type_name.rpartition(".")
+    found: Any = getattr(builtins, name, None) if not module_name else None
+    while module_name and found is None:
+        module = sys.modules.get(module_name)  # never imported because a message said so
+        if module is not None:
+            found = module
+            for part in name.split("."):
+                found = getattr(found, part, None)
+            break
+        module_name, _, outer = module_name.rpartition(".")
+        name = f"{outer}.{name}"
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None

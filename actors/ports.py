@@ -1,0 +1,199 @@
+"""What the engine needs from outside: a directory, a transport, a store, a clock.
+
+Everything that waits, fails or depends on the machine reaches the engine through one of these, so that a whole
+cluster can run in one process on a virtual clock. Each port has one conformance suite under tests/conformance that
+runs over every adapter.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from actors.envelope import Envelope
+
+
+class Clock(Protocol):
+    """Time that never jumps: monotonic, and counting on while the machine sleeps."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary point."""
+        ...
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Who owns an address: the silo's id and the epoch of its activation."""
+
+    silo: str
+    epoch: int
+
+
+class Directory(Protocol):
+    """Membership and the address -> owner table, as one silo (or client) sees them."""
+
+    @property
+    def silo(self) -> str:
+        """The own id, ``name.incarnation``. Another incarnation is another silo."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """Until when, on the port's clock, this silo may act as a member. Past it nothing may leave or commit."""
+        ...
+
+    def types(self) -> Sequence[str]:
+        """The actor types that live members host, sorted."""
+        ...
+
+    def place(self, address: str) -> str:
+        """The silo on which a new activation of the address should live.
+
+        Raises ``UnknownActorType`` where no live member hosts the type, ``ClusterUnavailable`` without members.
+        """
+        ...
+
+    def is_member(self, silo: str) -> bool:
+        """Whether the silo is a live member, as far as this one knows."""
+        ...
+
+    async def changed(self) -> None:
+        """Return at the next change of membership."""
+        ...
+
+    async def claim(self, address: str) -> Route:
+        """Make this silo the owner, unless a live silo is; return the owner either way.
+
+        On return the entry is durable. Never called by the engine while it has an activation of the address. Raises
+        ``ClusterUnavailable`` where the directory cannot answer.
+        """
+        ...
+
+    async def release(self, address: str, epoch: int) -> None:
+        """Remove the own entry, if it still is the one of that epoch."""
+        ...
+
+    async def outrun(self, address: str, stored: int) -> int:
+        """The store refused this silo's verified claim because it has seen the higher epoch ``stored``.
+
+        Return a higher epoch if the claim is still this silo's (the directory lost its past), else raise ``Fenced``.
+        """
+        ...
+
+
+class Fenced(Exception):
+    """A write was refused by the store: a higher epoch has opened the address. ``stored`` is that epoch."""
+
+    def __init__(self, address: str, *, epoch: int, stored: int) -> None:
+        super().__init__(f"{address}: epoch {epoch} was refused, the store has seen epoch {stored}")
+        self.address = address
+        self.epoch = epoch
+        self.stored = stored
+
+
+class StoreUnavailable(Exception):
+    """The store could not do it now (disk full, database away). Nothing of the refused operation took effect."""
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """The effects of one turn: all or none of them are applied.
+
+    ``state`` None leaves the stored state as it is.
+    """
+
+    address: str
+    epoch: int
+    state: bytes | None = None
+
+
+class Store(Protocol):
+    """Durable records of actors, fenced by epoch inside the store.
+
+    Operations of one address are applied in the order of the calls. When an await returns, the effect is durable.
+    Cancelling an await does not undo or prevent the effect. All raise ``StoreUnavailable``.
+    """
+
+    @property
+    def id(self) -> str:
+        """The random id that the store got when it was created: two silos with one id share one store."""
+        ...
+
+    async def open(self, address: str, epoch: int) -> bytes | None:
+        """Raise the address's epoch to ``epoch`` and return its stored state, in one step.
+
+        Equal epochs may open again. Raises ``Fenced`` if a higher epoch has opened the address.
+        """
+        ...
+
+    async def commit(self, commit: Commit) -> None:
+        """Apply one turn's effects. Raises ``Fenced`` unless ``commit.epoch`` is the address's highest epoch."""
+        ...
+
+    async def delete(self, address: str, epoch: int) -> None:
+        """Erase everything of the address but its epoch, fenced like a commit."""
+        ...
+
+    async def raise_era(self, atleast: int) -> int:
+        """Raise the store-wide era to ``atleast`` and return it (``atleast`` 0 reads it; a new store has era 0)."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and release everything. Later calls raise ``StoreUnavailable``."""
+        ...
+
+
+class Link(Protocol):
+    """An ordered, two-way connection to another runtime."""
+
+    @property
+    def peer(self) -> str:
+        """The silo id of the other side, or the id that a client gave itself."""
+        ...
+
+    @property
+    def peer_is_silo(self) -> bool:
+        """Whether the other side is a silo; else it is a client, for which this silo finds the way."""
+        ...
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the other side proved to belong to the cluster: only then may its pickles be loaded."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the link is gone for good."""
+        ...
+
+    def send(self, envelope: Envelope) -> None:
+        """Queue an envelope; never blocks. What is queued together leaves together.
+
+        Envelopes arrive in order, except that a large one lets envelopes of other requests and addresses pass while
+        it travels in chunks. Requests are refused with ``MailboxFull`` while too many bytes wait for a slow peer.
+        On a closed link this does nothing: ``LinkHandler.on_closed`` has told or will tell what was lost.
+        """
+        ...
+
+
+class LinkHandler(Protocol):
+    """The runtime's side of its links."""
+
+    def on_envelopes(self, link: Link, envelopes: list[Envelope]) -> None:
+        """Envelopes have arrived, in order. Must not block or raise."""
+        ...
+
+    def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
+        """The link is gone. ``unsent`` certainly did not reach the peer, in the order of sending; what was sent and
+        not answered may have."""
+        ...
+
+
+class Transport(Protocol):
+    """Links to other silos: at most one that is used for sending to each."""
+
+    def link(self, silo: str) -> Link | None:
+        """The open link to the silo, if there is one."""
+        ...
+
+    async def connect(self, silo: str) -> Link:
+        """Open a link, or return the open one. Raises ``ConnectionError`` within its own time limit."""
+        ...

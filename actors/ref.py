@@ -1,0 +1,185 @@
+"""References: the address of an actor, with the means to call it from wherever the reference is."""
+
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from actors.address import parse_address
+
+if TYPE_CHECKING:
+    from actors.actor import Actor
+
+UNSET: Any = object()
+
+
+class Receipt(NamedTuple):
+    """Proof that a message was accepted. ``message_id`` is unique in the cluster."""
+
+    message_id: str
+
+
+class Options(NamedTuple):
+    """What ``ActorRef.options`` sets for the calls made through the reference that it returns.
+
+    ``timeout`` None is the default of the runtime, ``float("inf")`` none at all.
+    """
+
+    timeout: float | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Caller(Protocol):
+    """The runtime as references see it."""
+
+    async def ask(self, ref: "ActorRef", handler: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Any: ...
+
+    async def send(
+        self, ref: "ActorRef", handler: str, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Receipt: ...
+
+    def stream(
+        self, ref: "ActorRef", handler: str, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> AsyncIterator[Any]: ...
+
+
+current_caller: ContextVar[Caller | None] = ContextVar("agentsilo_runtime", default=None)
+_open_callers: list[Caller] = []
+
+
+def open_caller(caller: Caller) -> None:
+    """Make the runtime known to code whose context was made before it was opened (callbacks of other frameworks)."""
+    _open_callers.append(caller)
+
+
+def close_caller(caller: Caller) -> None:
+    """Undo ``open_caller``."""
+    with suppress(ValueError):
+        _open_callers.remove(caller)
+
+
+def caller() -> Caller:
+    """The runtime of the current context, or the only one that is open in this process."""
+    found = current_caller.get()
+    if found is not None:
+        return found
+    if len(_open_callers) == 1:
+        return _open_callers[0]
+    problem = "no runtime is open here" if not _open_callers else "several runtimes are open in this process"
+    raise RuntimeError(
+        f"{problem}: use references inside an actor, inside `async with connect(...)` or inside `async with Silo(...)`"
+    )
+
+
+class ActorRef:
+    """The address of an actor as a value: hashable, picklable, an argument or part of a state.
+
+    ``await ref.ask(message)`` and ``await ref.send(message)`` reach ``receive``; ``await ref.name(...)``,
+    ``await ref.name.send(...)`` and ``ref.name.stream(...)`` reach the handler ``name``. Two references are equal if
+    their addresses are. Cancelling a call ends only the caller's wait.
+    """
+
+    __slots__ = ("_actor", "_options", "address")
+
+    address: str
+
+    def __init__(
+        self, address: str, *, actor: "type[Actor] | None" = None, options: Options | None = None
+    ) -> None:
+        parse_address(address)
+        self.address = address
+        self._actor = actor
+        self._options = options
+
+    @property
+    def type(self) -> str:
+        """The actor type: what stands before the first ``-``."""
+        return parse_address(self.address).type
+
+    @property
+    def key(self) -> str:
+        """The key: what follows the first ``-``."""
+        return parse_address(self.address).key
+
+    def ask(self, message: object = None) -> Coroutine[Any, Any, Any]:
+        """Send a message to ``receive`` and wait for its result.
+
+        Raises ``Rejected`` (did not run), ``OutcomeUnknown`` (may have run) or ``ActorFailed`` (it raised).
+        """
+        return caller().ask(self, "", (message,), {})
+
+    def send(self, message: object = None) -> Coroutine[Any, Any, Receipt]:
+        """Send a message to ``receive`` and return once it is accepted, without waiting for it to be processed."""
+        return caller().send(self, "", (message,), {})
+
+    def options(self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET) -> "ActorRef":
+        """Return a reference to the same actor whose calls use these options.
+
+        ``timeout``: seconds that a call waits for its result, or a stream for its next item; None waits for ever.
+        ``headers``: strings that the handler finds in ``self.context.headers``.
+        """
+        new = self._options or Options()
+        if timeout is not UNSET:
+            if timeout is not None and not timeout > 0:
+                raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
+            new = new._replace(timeout=float("inf") if timeout is None else float(timeout))
+        if headers is not UNSET:
+            new = new._replace(headers=tuple(headers.items()))
+        return ActorRef(self.address, actor=self._actor, options=new)
+
+    def __getattr__(self, name: str) -> "RemoteHandler":
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self._actor is not None and name not in self._actor.handler_names():
+            known = ", ".join(sorted(self._actor.handler_names())) or "none"
+            raise AttributeError(f"{self._actor.__name__} has no handler {name!r} (handlers: {known})")
+        return RemoteHandler(self, name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorRef) and self.address == other.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    def __repr__(self) -> str:
+        return f"actor_ref({self.address!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ActorRef, (self.address,)
+
+
+class RemoteHandler:
+    """One handler of a remote actor: call it, ``.send`` to it, or ``.stream`` from it."""
+
+    __slots__ = ("_name", "_ref")
+
+    def __init__(self, ref: ActorRef, name: str) -> None:
+        self._ref = ref
+        self._name = name
+
+    def __call__(self, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
+        """Call the handler and wait for its result. Errors as for ``ActorRef.ask``."""
+        return caller().ask(self._ref, self._name, args, kwargs)
+
+    def send(self, *args: object, **kwargs: object) -> Coroutine[Any, Any, Receipt]:
+        """Call the handler one way: returns once the message is accepted."""
+        return caller().send(self._ref, self._name, args, kwargs)
+
+    def stream(self, *args: object, **kwargs: object) -> AsyncIterator[Any]:
+        """Call an async-generator handler and iterate its items while it runs.
+
+        Items are live and belong to this call. Leaving the loop early stops the sending, never the handler.
+        """
+        return caller().stream(self._ref, self._name, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"{self._ref!r}.{self._name}"
+
+
+def actor_ref(address: str) -> ActorRef:
+    """A reference to the actor at ``address``, e.g. ``actor_ref("session-42")``.
+
+    Nothing is contacted: an actor exists for ever and is activated by its first message. Raises ``ValueError`` for a
+    malformed address.
+    """
+    return ActorRef(address)

@@ -1,0 +1,172 @@
+"""From an address to the silo that owns it now: warm routes, and the queues of what waits for one."""
+
+import asyncio
+import bisect
+from contextlib import suppress
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from actors.calls import Call, ResolveCall
+from actors.envelope import Located, Mode, Request, Resolve
+from actors.errors import ActorError, ClusterUnavailable, OutcomeUnknown
+from actors.ports import Link, Route
+
+if TYPE_CHECKING:
+    from actors.runtime import Runtime
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.5
+_by_id = attrgetter("request.id")
+
+
+class _Held:
+    """Calls to one address that wait for a route, in the order in which they were made."""
+
+    __slots__ = ("ask_first", "calls")
+
+    def __init__(self, ask_first: str) -> None:
+        self.ask_first = ask_first
+        self.calls: list[Call] = []
+
+
+class Router:
+    """Sends each call to the owner of its address, keeping the order of the calls to one address.
+
+    Without a warm route calls are held while one task finds the owner: the silo that placement chooses claims the
+    address, or says who owns it. A silo that no longer owns an address answers NotHere; it is asked first where the
+    address is now, because its answer then comes after all its other NotHeres: none can be overtaken.
+    """
+
+    def __init__(self, runtime: "Runtime") -> None:
+        self._runtime = runtime
+        self._routes: dict[str, Route] = {}
+        self._held: dict[str, _Held] = {}
+
+    @property
+    def routes(self) -> int:
+        """How many routes are cached."""
+        return len(self._routes)
+
+    def dispatch(self, call: Call) -> None:
+        """Send the call on its way, or hold it until there is one."""
+        address = call.request.address
+        if address not in self._held:
+            activation = self._runtime.activations.get(address)
+            if activation is not None:
+                activation.accept(call.request, self._runtime.local)
+                return
+            route = self._routes.get(address)
+            if route is not None:
+                link = self._runtime.transport.link(route.silo)
+                if link is not None:
+                    self._send(call, link)
+                    return
+        self.hold(call)
+
+    def hold(self, call: Call, *, ask_first: str = "") -> None:
+        """Let the call wait until the owner is found; ``ask_first`` has just said that it is not the owner."""
+        address = call.request.address
+        call.link = None
+        self._routes.pop(address, None)
+        held = self._held.get(address)
+        if held is None:
+            held = self._held[address] = _Held(ask_first)
+            self._runtime.spawn(self._resolve(address, held))
+        call.held_for = call.held_for or "its owner is being looked up"
+        bisect.insort(held.calls, call, key=_by_id)
+
+    def forget(self, address: str) -> None:
+        """Drop a route that proved wrong."""
+        self._routes.pop(address, None)
+
+    def _send(self, call: Call, link: Link) -> None:
+        call.link = link
+        call.held_for = ""
+        try:
+            link.send(call.request)
+        except ActorError as error:
+            self._runtime.end_call(call, error)
+
+    async def _resolve(self, address: str, held: _Held) -> None:
+        runtime = self._runtime
+        started = runtime.loop.time()
+        delay = _FIRST_DELAY
+        while True:
+            held.calls = [call for call in held.calls if runtime.is_open(call)]
+            if not held.calls:
+                del self._held[address]
+                return
+            try:
+                route = await self._find(address, held)
+            except (ConnectionError, ClusterUnavailable, OutcomeUnknown) as error:
+                reason = str(error)  # of looking it up: nothing was delivered
+            except ActorError as error:
+                self._refuse_all(address, held, error)
+                return
+            else:
+                if self._held.get(address) is held:
+                    self._release(address, held, route)
+                return
+            if self._held.get(address) is not held:
+                return
+            for call in held.calls:
+                call.held_for = reason
+            if runtime.loop.time() - started > runtime.settings.delivery_timeout or runtime.closed:
+                self._refuse_all(address, held, ClusterUnavailable(f"{address}: not delivered: {reason}"))
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await runtime.directory.changed()
+            delay = min(delay * 2, _LONGEST_DELAY)
+
+    async def _find(self, address: str, held: _Held) -> Route:
+        """Ask where the address lives, and make sure that there is a link to it. Raises if it cannot be reached."""
+        runtime = self._runtime
+        target, held.ask_first = held.ask_first or runtime.directory.place(address), ""
+        if target == runtime.directory.silo:
+            route = await runtime.own(address)
+        elif not runtime.hosting:
+            route = Route(target, 0)
+        else:
+            route = await self._ask(await runtime.transport.connect(target), address)
+        if route.silo != runtime.directory.silo:
+            await runtime.transport.connect(route.silo)
+        return route
+
+    async def _ask(self, link: Link, address: str) -> Route:
+        runtime = self._runtime
+        future = runtime.loop.create_future()
+        call = ResolveCall(Request(runtime.next_id(), address, "", b"", Mode.ASK, 0, ""), future)
+        call.link = link
+        runtime.begin_call(call, runtime.settings.activation_timeout)
+        link.send(Resolve(call.request.id, address))
+        located = await future
+        if not isinstance(located, Located):
+            raise ClusterUnavailable(f"{address}: {link.peer} does not know where it lives")
+        return Route(located.silo, located.epoch)
+
+    def arrived(self, address: str) -> None:
+        """The address has been activated here: deliver what waits for it."""
+        held = self._held.get(address)
+        if held is not None:
+            self._release(address, held, Route(self._runtime.directory.silo, 0))
+
+    def _release(self, address: str, held: _Held, route: Route) -> None:
+        """The owner is known: remember it and send what waited."""
+        del self._held[address]
+        runtime = self._runtime
+        if route.silo != runtime.directory.silo:
+            if len(self._routes) >= runtime.settings.max_routes:
+                del self._routes[next(iter(self._routes))]
+            self._routes[address] = route
+        now = runtime.loop.time()
+        for call in held.calls:
+            if runtime.is_open(call):
+                if call.expires != float("inf"):
+                    call.request.timeout = max(call.expires - now, 0.001)
+                self.dispatch(call)
+
+    def _refuse_all(self, address: str, held: _Held, error: ActorError) -> None:
+        if self._held.get(address) is held:
+            del self._held[address]
+        for call in held.calls:
+            self._runtime.end_call(call, error)

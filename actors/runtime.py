@@ -1,0 +1,492 @@
+"""The engine of one silo or client: its activations, its calls under way, and what it says on its links."""
+
+import asyncio
+import contextvars
+import itertools
+import logging
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any
+
+import msgspec
+
+from actors import codec, failure
+from actors.activation import Activation
+from actors.actor import Actor, ActorType, current_turn
+from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, StreamCall
+from actors.deadlines import Deadlines
+from actors.envelope import Credit, Envelope, Leave, Located, Mode, NotHere, Reply, Request, Resolve
+from actors.errors import ActorError, ClusterUnavailable, PayloadTooLarge, UnknownActorType
+from actors.handler import HandlerSpec
+from actors.idleness import Idleness
+from actors.ports import Clock, Directory, Link, Route, Store, Transport
+from actors.ref import ActorRef, Receipt, current_caller
+from actors.router import Router
+from actors.turn import Turn
+
+log = logging.getLogger("actors")
+
+_NO_HEADERS: dict[str, str] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of a runtime. Times in seconds, sizes in bytes."""
+
+    call_timeout: float = 300.0
+    """How long a call waits for its result, and a stream for its next item, unless ``options`` says otherwise."""
+    delivery_timeout: float = 30.0
+    """How long a message that cannot be delivered is kept before ``ClusterUnavailable``."""
+    activation_timeout: float = 30.0
+    """How long loading the state and on_activate, or on_deactivate, may take."""
+    max_payload: int = 64 * 2**20 + 1024
+    """Largest encoded message, result or item."""
+    max_mailbox_bytes: int = 256 * 2**20
+    """Most bytes that may wait in one mailbox; one message is always let in."""
+    max_routes: int = 100_000
+    """How many addresses' owners are remembered."""
+
+
+class LocalCaller:
+    """Where answers to this runtime's own calls go when the actor lives here."""
+
+    def __init__(self, runtime: "Runtime") -> None:
+        self._runtime = runtime
+
+    def send(self, envelope: Envelope) -> None:
+        """Answer a call of this runtime."""
+        self._runtime.on_answer(envelope, None)
+
+
+class Runtime:
+    """Hosts activations, routes calls and correlates their answers, over the ports that it is given.
+
+    A runtime without actor types and ``hosting=False`` is a client: it leaves the finding of owners to the silo that
+    its transport is connected to.
+    """
+
+    def __init__(
+        self,
+        actors: Iterable[type[Actor]] = (),
+        *,
+        directory: Directory,
+        transport: Transport,
+        store: Store,
+        clock: Clock,
+        settings: Settings | None = None,
+        hosting: bool = True,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.directory = directory
+        self.transport = transport
+        self.store = store
+        self.clock = clock
+        self.settings = settings or Settings()
+        self.hosting = hosting
+        self.types = actor_types(actors)
+        self.activations: dict[str, Activation] = {}
+        self.local = LocalCaller(self)
+        self.closed = False
+        self.draining = False
+        self._calls: dict[int, Call] = {}
+        self._deadlines = Deadlines(self.loop, self._expire)
+        self._claims: dict[str, asyncio.Task[Route]] = {}
+        self._idleness = Idleness(self.loop)
+        self._ids = itertools.count(1)
+        self._name = secrets.token_hex(8)  # with the counter: message ids that are unique in the cluster
+        self._router = Router(self)
+        self._streams: dict[tuple[object, int], Turn | ForwardedCall] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._spare = 0
+        self.context = contextvars.copy_context()
+        self.context.run(current_caller.set, self)
+
+    # -- what references call ---------------------------------------------------------------------------------------
+
+    async def ask(self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
+        """Request and reply. See ``ActorRef.ask``."""
+        spec = self._spec(ref, handler)
+        envelope, trusted = await self._answer(self._request(ref, handler, args, kwargs, Mode.ASK, spec), ref)
+        assert isinstance(envelope, Reply)
+        if spec is not None and spec.result_typed:
+            return spec.decode_result(envelope.payload, trusted=trusted)
+        return codec.decode(envelope.payload, trusted=trusted)
+
+    async def send(self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Receipt:
+        """One way. See ``ActorRef.send``."""
+        request = self._request(ref, handler, args, kwargs, Mode.SEND, self._spec(ref, handler))
+        await self._answer(request, ref)
+        return Receipt(request.message_id)
+
+    async def stream(
+        self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> AsyncIterator[Any]:
+        """Live items of one call. See ``RemoteHandler.stream``."""
+        spec = self._spec(ref, handler)
+        call = StreamCall(self._request(ref, handler, args, kwargs, Mode.STREAM, spec), self, spec)
+        self._start(call, ref)
+        try:
+            while True:
+                more, item = await call.next()
+                if not more:
+                    return
+                yield item
+        finally:
+            if not call.ended and self.is_open(call):
+                self.say(call, Leave(call.request.id))
+                self._close_call(call)
+
+    async def _answer(self, request: Request, ref: ActorRef) -> tuple[Envelope, bool]:
+        call = AnswerCall(request, self.loop.create_future())
+        self._start(call, ref)
+        if call.future.done():
+            self._spare += 1
+            if self._spare >= 32:  # a caller of a local actor that answers at once must not hold up the loop
+                self._spare = 0
+                await asyncio.sleep(0)
+            return call.future.result()
+        try:
+            return await call.future
+        finally:
+            self._close_call(call)
+
+    def _start(self, call: Call, ref: ActorRef) -> None:
+        if self.closed:
+            raise ClusterUnavailable(f"{ref.address}: the runtime is closed")
+        self.begin_call(call, call.request.timeout)
+        self._router.dispatch(call)
+
+    def _spec(self, ref: ActorRef, handler: str) -> HandlerSpec | None:
+        actor_type = self.types.get(ref.address.partition("-")[0])
+        if actor_type is None:
+            if ref._actor is None:
+                return None
+            actor_type = ActorType.of(ref._actor)
+        return actor_type.handlers.get(handler)
+
+    def _request(
+        self,
+        ref: ActorRef,
+        handler: str,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        mode: Mode,
+        spec: HandlerSpec | None,
+    ) -> Request:
+        where = f"{ref.address}.{handler or 'receive'}"
+        payload = codec.encode_arguments(where, args, kwargs, spec.is_native if spec is not None else _never)
+        self.check_size(payload, where)
+        options = ref._options
+        timeout = (options.timeout if options is not None else None) or self.settings.call_timeout
+        number = next(self._ids)
+        turn = current_turn.get(None)
+        return Request(
+            number,
+            ref.address,
+            handler,
+            payload,
+            mode,
+            0.0 if timeout == float("inf") else timeout,
+            f"{self._name}-{number:x}",
+            turn.address if turn is not None else "",
+            turn.chain if turn is not None and mode is not Mode.SEND else (),
+            spec is not None and spec.result_typed,
+            "",
+            dict(options.headers) if options is not None and options.headers else _NO_HEADERS,
+        )
+
+    def check_size(self, payload: bytes, where: str) -> None:
+        """Raise ``PayloadTooLarge`` if the payload is over the limit."""
+        if len(payload) > self.settings.max_payload:
+            raise PayloadTooLarge(
+                f"{where} has {len(payload)} bytes, the limit is {self.settings.max_payload}; send a reference to the "
+                "data, or parts of it"
+            )
+
+    # -- calls under way --------------------------------------------------------------------------------------------
+
+    def next_id(self) -> int:
+        """A request id that was never used on any link of this runtime."""
+        return next(self._ids)
+
+    def begin_call(self, call: Call, timeout: float) -> None:
+        """Wait for answers to the call, for ``timeout`` seconds; 0 waits for ever."""
+        self._calls[call.request.id] = call
+        if timeout:
+            call.expires = self.loop.time() + timeout
+            call.slot = self._deadlines.add(call.request.id, timeout)
+
+    def is_open(self, call: Call) -> bool:
+        """Whether anybody still waits for the call."""
+        return call.request.id in self._calls
+
+    def end_call(self, call: Call, error: ActorError) -> None:
+        """End a call without an answer."""
+        if self._close_call(call):
+            call.fail(error)
+
+    def _close_call(self, call: Call) -> bool:
+        if self._calls.pop(call.request.id, None) is None:
+            return False
+        if call.slot:
+            self._deadlines.discard(call.request.id, call.slot)
+        if type(call) is ForwardedCall:
+            self._streams.pop((call.origin, call.origin_id), None)
+        return True
+
+    def _expire(self, call_id: int) -> None:
+        call = self._calls.get(call_id)
+        if call is None:
+            return
+        if isinstance(call, StreamCall):
+            left = call.last_item + call.request.timeout - self.loop.time()
+            if left > 0.01 and not call.held_for:
+                call.slot = self._deadlines.add(call_id, left)
+                return
+            self.say(call, Leave(call_id))
+        self.end_call(call, call.timed_out())
+
+    def say(self, call: Call, envelope: Credit | Leave) -> None:
+        """Tell the other side of a stream something."""
+        if call.link is not None:
+            call.link.send(envelope)
+        elif not call.held_for:
+            self._on_stream_control(self.local, envelope)
+
+    def on_answer(self, envelope: Envelope, link: Link | None) -> None:
+        """An answer to a call of this runtime has come: from a link, or from an activation that lives here."""
+        call = self._calls.get(envelope.id)
+        if call is None or call.link is not link:
+            return  # it timed out, or was sent again elsewhere
+        if type(envelope) is NotHere:
+            assert link is not None
+            self._router.hold(call, ask_first=link.peer)
+        elif call.on_envelope(envelope, trusted=link is None or link.trusted):
+            self._close_call(call)
+
+    # -- what comes in over links -----------------------------------------------------------------------------------
+
+    def on_envelopes(self, link: Link, envelopes: list[Envelope]) -> None:
+        """Envelopes have arrived. See ``LinkHandler``."""
+        for envelope in envelopes:
+            kind = type(envelope)
+            try:
+                if kind is Request:
+                    self._on_request(link, envelope)  # type: ignore[arg-type]
+                elif kind is Resolve:
+                    self.spawn(self._on_resolve(link, envelope))  # type: ignore[arg-type]
+                elif kind is Credit or kind is Leave:
+                    self._on_stream_control(link, envelope)  # type: ignore[arg-type]
+                else:
+                    self.on_answer(envelope, link)
+            except Exception:
+                log.exception("an envelope from %s could not be handled: %r", link.peer, envelope)
+
+    def _on_request(self, link: Link, request: Request) -> None:
+        if not link.trusted:
+            request.trusted = False
+        activation = self.activations.get(request.address)
+        if activation is not None and self.may_act():
+            activation.accept(request, link)
+        elif link.peer_is_silo:
+            link.send(NotHere(request.id))
+        else:
+            self._forward(request, link)
+
+    def _forward(self, request: Request, link: Link) -> None:
+        call = ForwardedCall(request, link, request.id)
+        if request.mode is Mode.STREAM:
+            self._streams[link, request.id] = call
+        request.id = next(self._ids)
+        # The client's own deadline ends the wait; a stream may go on for any time after its first item.
+        self.begin_call(call, 0.0 if request.mode is Mode.STREAM or not request.timeout else request.timeout + 1)
+        self._router.dispatch(call)
+
+    async def _on_resolve(self, link: Link, question: Resolve) -> None:
+        try:
+            route = await self.own(question.address)
+            activation = self.activations.get(question.address)
+            failed = await activation.ready() if activation is not None else None
+        except ActorError as error:
+            link.send(failure.refusal(question.id, error))
+        except Exception as error:
+            log.exception("%s could not be claimed", question.address)
+            link.send(failure.refusal(question.id, ClusterUnavailable(f"{question.address}: {error}")))
+        else:
+            if failed is None:
+                link.send(Located(question.id, route.silo, route.epoch))
+            else:
+                link.send(msgspec.structs.replace(failed, id=question.id))
+
+    def _on_stream_control(self, origin: object, envelope: Credit | Leave) -> None:
+        found = self._streams.get((origin, envelope.id))
+        if isinstance(found, ForwardedCall):
+            envelope.id = found.request.id
+            self.say(found, envelope)
+            if type(envelope) is Leave:
+                self._close_call(found)
+        elif found is not None:
+            if type(envelope) is Credit:
+                found.add_credit(envelope.amount)
+            else:
+                self.forget_stream(found)
+                found.leave()
+
+    def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
+        """A link is gone. See ``LinkHandler``."""
+        not_sent = {envelope.id for envelope in unsent if type(envelope) is Request}
+        for call in [call for call in self._calls.values() if call.link is link]:
+            if call.request.id in not_sent:
+                self._router.hold(call)  # it certainly did not arrive, so it may go elsewhere
+            else:
+                self.end_call(call, call.lost())
+        for key, reader in [(key, reader) for key, reader in self._streams.items() if key[0] is link]:
+            del self._streams[key]
+            if isinstance(reader, ForwardedCall):
+                self.say(reader, Leave(reader.request.id))
+                self._close_call(reader)
+            else:
+                reader.leave()
+
+    # -- activations ------------------------------------------------------------------------------------------------
+
+    async def own(self, address: str) -> Route:
+        """Make sure that the address is active, here unless it lives elsewhere; return its owner.
+
+        Raises ``UnknownActorType``, or ``ClusterUnavailable`` if the directory cannot answer.
+        """
+        activation = self.activations.get(address)
+        if activation is not None:
+            return Route(self.directory.silo, activation.epoch)
+        claim = self._claims.get(address)
+        if claim is None:
+            claim = self.spawn(self._claim(address))
+            self._claims[address] = claim
+            claim.add_done_callback(lambda _: self._claims.pop(address, None))
+        return await asyncio.shield(claim)
+
+    async def _claim(self, address: str) -> Route:
+        type_name = address.partition("-")[0]
+        actor_type = self.types.get(type_name)
+        if actor_type is None:
+            known = ", ".join(self.directory.types()) or "none"
+            raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
+        if self.draining or self.closed:
+            raise ClusterUnavailable(f"{address}: {self.directory.silo} is shutting down")
+        if not self.may_act():
+            raise ClusterUnavailable(f"{address}: {self.directory.silo} has lost its lease")
+        incarnation = self.directory.silo
+        route = await self.directory.claim(address)
+        if route.silo == incarnation == self.directory.silo and self.may_act() and not self.closed:
+            activation = Activation(self, address, actor_type, route.epoch)
+            self.activations[address] = activation
+            self._router.arrived(address)  # before anything can go wrong: who waits here gets the reason
+            self.spawn(activation.activate())
+        elif route.silo == incarnation:
+            raise ClusterUnavailable(f"{address}: {incarnation} lost its lease")
+        return route
+
+    def may_act(self) -> bool:
+        """Whether this silo is certainly still a member, by its own clock."""
+        return self.clock.now() < self.directory.deadline
+
+    def stop_acting(self) -> None:
+        """The lease is lost: drop every activation at once, committing and answering nothing."""
+        dropped, self.activations = self.activations, {}
+        if dropped:
+            log.warning("%s may act no more: %d activations dropped", self.directory.silo, len(dropped))
+        for activation in dropped.values():
+            activation.drop()
+
+    def remove(self, activation: Activation) -> None:
+        """An activation has ended."""
+        if self.activations.get(activation.address) is activation:
+            del self.activations[activation.address]
+
+    def hand_on(self, turn: Turn) -> None:
+        """A message was queued in an activation that ended: let it find the next one."""
+        request, origin = turn.request, turn.origin
+        self.forget_stream(turn)
+        if request.mode is Mode.SEND:  # accepted: its sender waits no more, so this runtime answers for it
+            request.id = next(self._ids)
+            call: Call | None = AcceptedCall(request)
+            self.begin_call(call, self.settings.delivery_timeout)
+        else:
+            call = self._calls.get(request.id) if origin is self.local else None
+        if call is not None:
+            self._router.hold(call)
+        elif isinstance(origin, LocalCaller):
+            pass  # its caller has gone
+        elif origin.peer_is_silo:
+            origin.send(NotHere(request.id))
+        elif not origin.closed:
+            self._forward(request, origin)
+
+    def watch_idleness(self, activation: Activation) -> None:
+        """Deactivate it when it has been idle for its ``idle_timeout``."""
+        self._idleness.watch(activation)
+
+    def remember_stream(self, turn: Turn) -> None:
+        """Let Credit and Leave of the stream's reader find its turn."""
+        self._streams[turn.origin, turn.request.id] = turn
+
+    def forget_stream(self, turn: Turn) -> None:
+        """The stream has ended."""
+        self._streams.pop((turn.origin, turn.request.id), None)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run the engine's own work in the background, in the engine's own context."""
+        task = self.loop.create_task(work, context=self.context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def drain(self, *, limit: float) -> int:
+        """Deactivate every activation, storing its state; running turns have ``limit`` seconds to end.
+
+        New messages are handed on to other silos. Returns how many activations had to be dropped.
+        """
+        self.draining = True
+        for activation in list(self.activations.values()):
+            activation.request_deactivation("shutdown")
+        end = self.loop.time() + limit
+        while self.activations and self.loop.time() < end:
+            await asyncio.sleep(0.01)
+        for activation in list(self.activations.values()):
+            log.warning("%s: its turn did not end within %g s of the shutdown and is dropped", activation.address, limit)
+        left = len(self.activations)
+        self.stop_acting()
+        return left
+
+    async def close(self) -> None:
+        """End everything at once. What was not drained is dropped; every open call fails."""
+        self.closed = True
+        self._idleness.close()
+        self.stop_acting()
+        for call in list(self._calls.values()):
+            self.end_call(call, call.lost() if call.link is not None else ClusterUnavailable("the runtime was closed"))
+        self._deadlines.close()
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def actor_types(actors: Iterable[type[Actor]]) -> dict[str, ActorType]:
+    """The actor classes by type name. Raises ``ValueError`` if two classes share one."""
+    types: dict[str, ActorType] = {}
+    for actor in actors:
+        found = ActorType.of(actor)
+        other = types.setdefault(found.name, found)
+        if other.actor is not actor:
+            raise ValueError(
+                f"{actor.__module__}.{actor.__qualname__} and {other.actor.__module__}.{other.actor.__qualname__} "
+                f'have the same actor type "{found.name}"; give one of them `class X(Actor, type="...")`'
+            )
+    return types
+
+
+def _never(_: int | str) -> bool:
+    return False
+

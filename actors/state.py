@@ -1,0 +1,77 @@
+"""An actor's state: from an annotation to stored bytes and back."""
+
+import dataclasses
+import typing
+from typing import Any
+
+import msgspec
+
+from actors import codec
+from actors.errors import SerializationFailed, StateUnreadable
+
+FORMAT = b"\x01"  # first byte of everything stored: what follows is one MessagePack value
+
+
+class StateCodec:
+    """Makes, stores and loads the state of one actor class."""
+
+    __slots__ = ("_decoder", "_owner", "annotation", "fresh")
+
+    def __init__(self, owner: str, annotation: Any) -> None:
+        self.annotation = annotation
+        self._owner = owner
+        kind = typing.get_origin(annotation) or annotation
+        known = dataclasses.is_dataclass(kind) or codec.is_pydantic(kind) or kind in (dict, list)
+        if not known and not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            raise TypeError(
+                f"{owner}.state: {annotation!r} must be a dataclass, msgspec.Struct or pydantic model (or dict, list)"
+            )
+        try:
+            self._decoder = codec.decoder(annotation, trusted=False)
+        except TypeError as error:
+            raise TypeError(f"{owner}.state: {annotation!r} cannot be stored: {error}") from error
+        try:
+            self.fresh = self.encode(self.new(), owner)
+        except SerializationFailed as error:
+            raise TypeError(str(error)) from error
+
+    def new(self) -> Any:
+        """The state of an actor that was never stored."""
+        try:
+            return (typing.get_origin(self.annotation) or self.annotation)()
+        except Exception as error:
+            raise TypeError(f"{self._owner}.state: every field needs a default: {error}") from error
+
+    def encode(self, state: object, where: str) -> bytes:
+        """The bytes to store. Raises ``SerializationFailed`` that names the field."""
+        try:
+            return FORMAT + codec.encode_stored(state)
+        except Exception as error:  # a field's own type can raise anything
+            field = self._culprit(state)
+            raise SerializationFailed(f"{where}: state{field} cannot be stored: {error}") from error
+
+    def decode(self, stored: bytes, address: str) -> Any:
+        """The state that was stored. Raises ``StateUnreadable`` that names address and field."""
+        if stored[:1] != FORMAT:
+            raise StateUnreadable(
+                f"{address}: the stored state has format {stored[:1].hex() or 'none'}, this release reads "
+                f"{FORMAT.hex()}; the {len(stored)} stored bytes were left untouched"
+            )
+        try:
+            return self._decoder.decode(stored[1:])
+        except Exception as error:  # msgspec's, or a model's own validation
+            name = getattr(self.annotation, "__qualname__", self.annotation)
+            raise StateUnreadable(
+                f"{address}: the stored state does not fit {name}: {error}; the {len(stored)} stored bytes were left "
+                "untouched. Make the class read the old data (a new field needs a default), or delete the actor"
+            ) from error
+
+    @staticmethod
+    def _culprit(state: object) -> str:
+        names = getattr(type(state), "__dataclass_fields__", None) or getattr(state, "__struct_fields__", ())
+        for name in names or getattr(type(state), "model_fields", ()):
+            try:
+                codec.encode_stored(getattr(state, name))
+            except Exception:
+                return f".{name}"
+        return ""

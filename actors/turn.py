@@ -1,0 +1,237 @@
+"""One message being handled: a turn, or a call in the read-only or control lane."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from actors import codec, failure
+from actors.actor import Context, current_turn
+from actors.envelope import Accepted, End, Envelope, Item, Mode, Reply, Request, item_cost
+from actors.errors import ActorError, PayloadTooLarge, SerializationFailed
+from actors.handler import HandlerSpec, Lane
+
+if TYPE_CHECKING:
+    from actors.activation import Activation
+    from actors.ports import Link
+    from actors.runtime import LocalCaller
+
+log = logging.getLogger("actors")
+
+
+LIFECYCLE = "lifecycle"  # stands for the message id in the chain of calls made by on_activate and on_deactivate
+
+
+class Lifecycle:
+    """What stands in for a turn while on_activate or on_deactivate runs."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    @property
+    def context(self) -> Context:
+        """There is no message."""
+        raise LookupError
+
+    @property
+    def chain(self) -> tuple[tuple[str, str], ...]:
+        """The address waits for the calls that its own hooks make."""
+        return ((self.address, LIFECYCLE),)
+
+
+class _Unsendable(Exception):
+    """A result cannot be sent, or a state not be stored, for this reason."""
+
+    def __init__(self, reason: ActorError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class Turn:
+    """A request on its way through an activation: queued, running, settled."""
+
+    __slots__ = ("_room", "activation", "credit", "expires", "left", "origin", "request", "spec", "task")
+
+    def __init__(
+        self, activation: "Activation", request: Request, origin: "Link | LocalCaller", spec: HandlerSpec, expires: float
+    ) -> None:
+        self.activation = activation
+        self.request = request
+        self.origin = origin
+        self.spec = spec
+        self.expires = expires
+        self.task: asyncio.Task[None] | None = None
+        self.credit = request.credit
+        self.left = False
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """The address of the actor."""
+        return self.request.address
+
+    @property
+    def where(self) -> str:
+        """The address and handler, for messages."""
+        return f"{self.request.address}.{self.spec.name or 'receive'}"
+
+    @property
+    def context(self) -> Context:
+        """What user code may know of the message."""
+        request = self.request
+        deadline = self.expires if self.expires != float("inf") else None
+        return Context(request.sender, request.message_id, deadline, request.key, request.headers)
+
+    @property
+    def chain(self) -> tuple[tuple[str, str], ...]:
+        """The turns that wait while a call made by this one is under way."""
+        if self.spec.lane is not Lane.TURN:
+            return self.request.chain
+        return (*self.request.chain, (self.request.address, self.request.message_id))
+
+    def start(self) -> None:
+        """Run the handler: at once if it cannot suspend, else as a task."""
+        runtime = self.activation.runtime
+        context = runtime.context.copy()
+        if self.spec.suspends or self.spec.streams:
+            self.task = runtime.loop.create_task(self._run(), context=context)
+        else:
+            context.run(self._run_now)
+
+    def _run_now(self) -> None:
+        current_turn.set(self)
+        try:
+            args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
+            self.spec.function(self.activation.actor, *args, **kwargs).send(None)
+        except StopIteration as stop:
+            answer, commit = self._succeeded(stop.value)
+        except SerializationFailed as error:
+            answer, commit = failure.refusal(self.request.id, error), None
+        except BaseException as error:
+            answer, commit = self._failed(error), None
+        else:
+            raise AssertionError(f"{self.where}: a coroutine without an await suspended")
+        if commit is None:
+            self.activation.settle(self, answer)
+        else:
+            self.task = self.activation.runtime.loop.create_task(self._commit(answer, commit))
+
+    async def _run(self) -> None:
+        current_turn.set(self)
+        commit = None
+        answer: Envelope
+        try:
+            args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
+        except SerializationFailed as error:
+            answer = failure.refusal(self.request.id, error)
+        else:
+            try:
+                if self.spec.streams:
+                    result: object = await self._pump(self.spec.function(self.activation.actor, *args, **kwargs))
+                else:
+                    result = await self.spec.function(self.activation.actor, *args, **kwargs)
+            except BaseException as error:
+                if self.activation.gone:
+                    return
+                answer = self._failed(error)
+                if isinstance(error, KeyboardInterrupt):
+                    self.activation.settle(self, answer)
+                    raise
+            else:
+                answer, commit = self._succeeded(result)
+        if commit is None:
+            self.activation.settle(self, answer)
+        else:
+            await self._commit(answer, commit)
+
+    async def _commit(self, answer: Envelope, state: bytes) -> None:
+        if await self.activation.commit(self, state):
+            self.activation.settle(self, answer)
+
+    async def _pump(self, items: AsyncGenerator[Any, None]) -> None:
+        """Send the items while the reader has room for them. A reader that left stops nothing."""
+        request, origin = self.request, self.origin
+        listening = request.mode is Mode.STREAM
+        async with contextlib.aclosing(items):
+            async for item in items:
+                if not listening or self.left:
+                    continue
+                payload = self._encode(item, "item")
+                while self.credit <= 0 and not self.left:
+                    self._room = self.activation.runtime.loop.create_future()
+                    await self._room
+                if not self.left and self.activation.runtime.may_act():
+                    self.credit -= item_cost(payload)
+                    origin.send(Item(request.id, payload))
+
+    def add_credit(self, amount: int) -> None:
+        """The reader has room again."""
+        self.credit += amount
+        self._wake()
+
+    def leave(self) -> None:
+        """The reader is gone."""
+        self.left = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _encode(self, value: object, what: str) -> bytes:
+        runtime = self.activation.runtime
+        try:
+            payload = codec.encode(value, typed=self.request.typed and self.spec.result_typed)
+        except Exception as error:  # whatever a value's own pickling raises
+            text = f"{self.where}: its {what} ({type(value).__name__}) cannot be serialized: {error}"
+            raise _Unsendable(SerializationFailed(f"{text}; the turn committed nothing")) from error
+        try:
+            runtime.check_size(payload, f"{self.where}: its {what}")
+        except PayloadTooLarge as error:
+            raise _Unsendable(error) from None
+        return payload
+
+    def _succeeded(self, value: object) -> tuple[Envelope, bytes | None]:
+        """The answer for a result, and the state to commit before it may leave."""
+        request = self.request
+        try:
+            answer: Envelope
+            if request.mode is Mode.ASK:
+                answer = Reply(request.id, self._encode(value, "result"))
+            else:
+                answer = End(request.id)
+            try:
+                return answer, self.activation.unsaved(self)
+            except SerializationFailed as error:
+                raise _Unsendable(error) from None
+        except _Unsendable as error:
+            return self._failed(error), None
+
+    def _failed(self, error: BaseException) -> Envelope:
+        self.activation.roll_back(self)
+        if isinstance(error, _Unsendable):
+            return failure.refusal(self.request.id, error.reason)
+        if self.request.mode is Mode.SEND:
+            log.error("%s raised, and its sender waits for no answer", self.where, exc_info=error)
+        return failure.raised(self.request.id, self.where, error)
+
+    def accepted(self) -> None:
+        """Tell the sender of a one-way message that it is in the mailbox."""
+        if self.request.mode is Mode.SEND:
+            self.origin.send(Accepted(self.request.id))
+
+    def refuse(self, error: ActorError) -> None:
+        """Send the reason why the request will not run."""
+        if self.request.mode is Mode.STREAM:
+            self.activation.runtime.forget_stream(self)
+        self.origin.send(failure.refusal(self.request.id, error))
+
+    def answer(self, envelope: Envelope) -> None:
+        """Send the final answer. A one-way message was answered when it was accepted."""
+        if self.request.mode is Mode.STREAM:
+            self.activation.runtime.forget_stream(self)
+        if self.request.mode is not Mode.SEND and not self.left:
+            self.origin.send(envelope)
