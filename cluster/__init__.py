@@ -1,0 +1,7 @@
+"""Silos and clients: the model of ``actors`` on real machines."""
+
+from cluster.client import Client, connect
+from cluster.silo import Silo
+from cluster.transport import Credentials
+
+__all__ = ["Client", "Credentials", "Silo", "connect"]

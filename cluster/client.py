@@ -1,0 +1,239 @@
+"""A client: calls actors from a process that hosts none."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from contextvars import Token
+from types import TracebackType
+
+from typing_extensions import Self
+
+from actors.errors import ClusterUnavailable, NotAuthorized
+from actors.ports import Link, Route
+from actors.ref import Caller, close_caller, current_caller, open_caller
+from actors.runtime import Runtime, Settings
+from cluster.clock import SystemClock
+from cluster.etcd import EtcdClient, EtcdError, Tls
+from cluster.keys import Keys
+from cluster.member import Member
+from cluster.store import MemoryStore
+from cluster.transport import Credentials, GrpcTransport
+
+_GATEWAY = "gateway"
+
+
+class _ClientDirectory:
+    """Every address is reached through the silo that the client is connected to."""
+
+    def __init__(self, name: str) -> None:
+        self.silo = name
+        self.deadline = float("inf")
+        self._never = asyncio.Event()
+
+    def types(self) -> Sequence[str]:
+        return []
+
+    def place(self, address: str) -> str:
+        return _GATEWAY
+
+    def is_member(self, silo: str) -> bool:
+        return False
+
+    async def changed(self) -> None:
+        await self._never.wait()
+
+    async def claim(self, address: str) -> Route:
+        raise ClusterUnavailable(f"{address}: a client hosts no actors")
+
+    async def release(self, address: str, epoch: int) -> None:
+        pass
+
+    async def outrun(self, address: str, stored: int) -> int:
+        raise ClusterUnavailable(f"{address}: a client hosts no actors")
+
+
+class _GatewayTransport:
+    """One link at a time, to the first silo that answers."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._link: Link | None = None
+        self._dial = asyncio.Lock()
+
+    def link(self, silo: str) -> Link | None:
+        return self._link if self._link is not None and not self._link.closed else None
+
+    async def connect(self, silo: str) -> Link:
+        async with self._dial:
+            link = self.link(silo)
+            if link is None:
+                link = self._link = await self._client.dial()
+            return link
+
+
+class Client:
+    """A connection to a cluster; see ``connect``."""
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] | None = None,
+        *,
+        etcd: str | Sequence[str] | None = None,
+        cluster: str = "default",
+        credentials: Credentials | None = None,
+        etcd_tls: Tls | None = None,
+        etcd_user: str | None = None,
+        etcd_password: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        if (endpoints is None) == (etcd is None):
+            raise ValueError('connect() needs silo endpoints ("host:port") or etcd="http://host:2379", not both')
+        self._endpoints = [endpoints] if isinstance(endpoints, str) else list(endpoints or [])
+        for endpoint in self._endpoints:
+            _check_endpoint(endpoint)
+        self._etcd_endpoints = [etcd] if isinstance(etcd, str) else list(etcd) if etcd is not None else None
+        self._etcd_options = {"tls": etcd_tls, "user": etcd_user, "password": etcd_password}
+        self._etcd: EtcdClient | None = None
+        self._cluster = cluster
+        self._keys = Keys(cluster)
+        self._credentials = credentials or Credentials()
+        self._settings = settings or Settings()
+        self._runtime: Runtime | None = None
+        self._transport: GrpcTransport | None = None
+        self._store = MemoryStore()
+        self._token: Token[Caller | None] | None = None
+
+    async def __aenter__(self) -> Self:
+        name = f"client.{secrets.token_hex(8)}"
+        gateway = _GatewayTransport(self)
+        self._runtime = Runtime(
+            directory=_ClientDirectory(name),
+            transport=gateway,
+            store=self._store,
+            clock=SystemClock(),
+            settings=self._settings,
+            hosting=False,
+        )
+        self._transport = GrpcTransport(
+            name=name,
+            cluster=self._cluster,
+            handler=self._runtime,
+            endpoints=lambda silo: None,
+            credentials=self._credentials,
+            max_payload=self._settings.max_payload + 64 * 1024,
+        )
+        try:
+            if self._etcd_endpoints is not None:
+                self._etcd = EtcdClient(self._etcd_endpoints, **self._etcd_options)  # type: ignore[arg-type]
+                await self._etcd.connect()
+            await gateway.connect(_GATEWAY)
+        except BaseException as error:
+            await self._close()
+            if isinstance(error, ConnectionError | EtcdError):
+                raise ClusterUnavailable(f"cannot connect: {error}") from error
+            raise
+        self._token = current_caller.set(self._runtime)
+        open_caller(self._runtime)
+        return self
+
+    async def dial(self) -> Link:
+        """A link to any silo. Raises ``ConnectionError`` that says why each endpoint failed."""
+        assert self._transport is not None
+        reasons = []
+        for endpoint in await self._find_endpoints():
+            try:
+                return await self._transport.connect_to(endpoint)
+            except NotAuthorized:
+                raise
+            except ConnectionError as error:
+                reasons.append(str(error))
+        raise ConnectionError("; ".join(reasons) or f"no silo is a member of the cluster {self._cluster!r}")
+
+    async def _find_endpoints(self) -> list[str]:
+        if self._etcd is None:
+            return self._endpoints
+        return [member.endpoint for member in await self.members()]
+
+    async def members(self) -> list[Member]:
+        """The live silos, from etcd. Raises ``RuntimeError`` for a client that was connected without it."""
+        if self._etcd is None:
+            raise RuntimeError("members() needs a client that was connected with etcd=...")
+        try:
+            found = await self._etcd.get(self._keys.silos, prefix=True)
+        except EtcdError as error:
+            raise ConnectionError(str(error)) from error
+        members = [Member.decode(kv.value) for kv in found.kvs]
+        return sorted(members, key=lambda member: (member.draining, secrets.randbits(16)))
+
+    async def placements(self, type: str | None = None) -> dict[str, str]:
+        """Which silo (by name) each active address lives on, from etcd; of one type if given.
+
+        Entries of silos that died and whose actors nobody has asked for since are left out.
+        """
+        if self._etcd is None:
+            raise RuntimeError("placements() needs a client that was connected with etcd=...")
+        names = {member.silo: member.name for member in await self.members()}
+        prefix = self._keys.actors if type is None else f"{self._keys.actors}{type}/"
+        found = await self._etcd.get(prefix, prefix=True)
+        owners = ((self._keys.address(kv.key), kv.value.decode()) for kv in found.kvs)
+        return {address: names[owner] for address, owner in owners if owner in names}
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            with contextlib.suppress(ValueError):  # left in another context than it was entered in
+                current_caller.reset(self._token)
+        await self._close()
+
+    async def _close(self) -> None:
+        if self._runtime is not None:
+            close_caller(self._runtime)
+            await self._runtime.close()
+        if self._transport is not None:
+            await self._transport.close()
+        if self._etcd is not None:
+            await self._etcd.close()
+        await self._store.close()
+
+
+def connect(
+    endpoints: str | Sequence[str] | None = None,
+    *,
+    etcd: str | Sequence[str] | None = None,
+    cluster: str = "default",
+    token: str | None = None,
+    credentials: Credentials | None = None,
+    settings: Settings | None = None,
+    etcd_tls: Tls | None = None,
+    etcd_user: str | None = None,
+    etcd_password: str | None = None,
+) -> Client:
+    """A client for ``async with``: inside the block ``actor_ref`` reaches the cluster.
+
+    Give silo endpoints (``"host:port"``, several for fail-over) or ``etcd`` to find them there. ``token`` is the
+    cluster's shared token; ``credentials`` says more (TLS). Entering raises ``ClusterUnavailable`` if no silo answers
+    and ``NotAuthorized`` if the credentials are refused. When the silo behind it dies the client moves to another:
+    calls under way there get ``ConnectionLost``, later ones go on.
+    """
+    if token is not None:
+        if credentials is not None:
+            raise ValueError("give token or credentials, not both")
+        credentials = Credentials(token=token)
+    return Client(
+        endpoints,
+        etcd=etcd,
+        cluster=cluster,
+        credentials=credentials,
+        settings=settings,
+        etcd_tls=etcd_tls,
+        etcd_user=etcd_user,
+        etcd_password=etcd_password,
+    )
+
+
+def _check_endpoint(endpoint: str) -> None:
+    host, colon, port = endpoint.rpartition(":")
+    if not host or not colon or not port.isdigit() or "/" in endpoint:
+        raise ValueError(f'the silo endpoint {endpoint!r} must be "host:port", as in "127.0.0.1:7400"')

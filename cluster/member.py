@@ -1,0 +1,37 @@
+"""What a silo tells the others about itself."""
+
+import msgspec
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One silo's record in the directory, kept there by its lease."""
+
+    silo: str
+    """Its id, ``name.incarnation``: every start and every rejoin is another silo."""
+    name: str
+    endpoint: str
+    """``host:port`` at which the other silos reach it."""
+    types: dict[str, str]
+    """The actor types that it hosts, with their placement."""
+    http: str | None = None
+    labels: dict[str, str] = {}
+    version: str = ""
+    """Of its code, as its operator says."""
+    load: int = 0
+    """How many activations it has."""
+    draining: bool = False
+    """It takes no new activations."""
+    lease: int = 0
+    """The etcd lease that keeps this record."""
+
+    def encode(self) -> bytes:
+        """The stored form: JSON, so that it can be read with etcdctl."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(value: bytes) -> "Member":
+        """Raises ``msgspec.DecodeError`` or ``msgspec.ValidationError``."""
+        return _decoder.decode(value)
+
+
+_decoder = msgspec.json.Decoder(Member)

@@ -1,0 +1,80 @@
+"""Which silo a new activation should live on: a pure choice among the members that one silo sees."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+
+from actors.errors import ClusterUnavailable, UnknownActorType
+from cluster.member import Member
+
+PlacementFunction = Callable[[str, list[Member]], str]
+"""A user's own placement: gets the address and the candidates, returns the ``silo`` id of one of them."""
+
+
+class Placement:
+    """Chooses silos. Counts what it placed since a silo last reported its load, so that bursts spread too."""
+
+    def __init__(self, silo: str, *, seed: int | None = None) -> None:
+        self.silo = silo
+        self.functions: dict[str, PlacementFunction] = {}
+        self._random = random.Random(seed)
+        self._placed: Counter[str] = Counter()
+
+    def on_load(self, silo: str) -> None:
+        """A silo has reported its load: what was placed on it before is in that figure."""
+        self._placed.pop(silo, None)
+
+    def choose(self, address: str, members: Mapping[str, Member]) -> str:
+        """The id of the silo for a new activation of the address.
+
+        Raises ``UnknownActorType`` if no member hosts the type, ``ClusterUnavailable`` if none of those takes new
+        activations now or none fits the placement.
+        """
+        type_name = address.partition("-")[0]
+        hosting = [member for member in members.values() if type_name in member.types]
+        if not hosting:
+            if not members:
+                raise ClusterUnavailable(f"{address}: no silo is a member of the cluster")
+            known = ", ".join(sorted({name for member in members.values() for name in member.types})) or "none"
+            raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
+        candidates = [member for member in hosting if not member.draining]
+        if not candidates:
+            raise ClusterUnavailable(f"{address}: every silo that hosts {type_name!r} is draining")
+        chosen = self._by_strategy(hosting[0].types[type_name], type_name, address, candidates)
+        self._placed[chosen] += 1
+        return chosen
+
+    def _by_strategy(self, strategy: str, type_name: str, address: str, candidates: list[Member]) -> str:
+        function = self.functions.get(type_name)
+        if function is not None:
+            chosen = function(address, candidates)
+            if chosen not in {member.silo for member in candidates}:
+                raise ClusterUnavailable(f"{address}: its placement function chose {chosen!r}, which is no candidate")
+            return chosen
+        if strategy == "local" and any(member.silo == self.silo for member in candidates):
+            return self.silo
+        if strategy == "hash":
+            return max(candidates, key=lambda member: _weight(address, member.name)).silo
+        if strategy == "random":
+            return self._random.choice(candidates).silo
+        if strategy.startswith("labels:"):
+            candidates = _with_labels(address, strategy.removeprefix("labels:"), candidates)
+        return self._least_loaded(candidates)
+
+    def _least_loaded(self, candidates: list[Member]) -> str:
+        """The less loaded of two random ones: nearly as even as the least of all, without herding onto one."""
+        two = self._random.sample(candidates, 2) if len(candidates) > 2 else candidates
+        return min(two, key=lambda member: (member.load + self._placed[member.silo], self._random.random())).silo
+
+
+def _with_labels(address: str, wanted: str, candidates: list[Member]) -> list[Member]:
+    pairs = [pair.partition("=")[::2] for pair in wanted.split(",")]
+    fitting = [m for m in candidates if all(m.labels.get(name.strip()) == value.strip() for name, value in pairs)]
+    if not fitting:
+        raise ClusterUnavailable(f"{address}: no silo has the labels {wanted!r} that its placement asks for")
+    return fitting
+
+
+def _weight(address: str, name: str) -> bytes:
+    return blake2b(f"{name}\0{address}".encode(), digest_size=8).digest()

@@ -1,0 +1,357 @@
+"""A silo: the composition of runtime, transport, directory and store into one member of a cluster."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import Token
+from types import TracebackType
+
+from typing_extensions import Self
+
+from actors.actor import Actor
+from actors.alone import LonelyDirectory, NoTransport
+from actors.ports import Store
+from actors.ref import Caller, close_caller, current_caller, open_caller
+from actors.runtime import Runtime, Settings
+from cluster.clock import SystemClock
+from cluster.directory import EtcdDirectory
+from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
+from cluster.health import HealthServer
+from cluster.keys import Keys
+from cluster.member import Member
+from cluster.membership import Membership, NameTaken
+from cluster.placement import Placement
+from cluster.store import open_store
+from cluster.transport import Credentials, GrpcTransport
+
+log = logging.getLogger("cluster.silo")
+
+REPORT_EVERY = 2.0
+
+
+class Silo:
+    """One node: hosts actors, and routes calls to wherever in the cluster they live.
+
+    ``etcd``: endpoints of the cluster's directory; None makes a silo of its own, with an embedded directory.
+    ``store``: ``memory:``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; all silos of a cluster share one.
+    ``listen``: ``host:port`` for other silos and clients, port 0 picks a free one; ``advertise``: how they reach it, if
+    that differs. ``http``: ``host:port`` for health checks, None for none. ``lease_ttl``: seconds after which a silent
+    silo's actors may be taken over.
+
+    As a context manager it starts, makes ``actor_ref`` work in the block, and stops.
+    """
+
+    def __init__(
+        self,
+        actors: Iterable[type[Actor]] = (),
+        *,
+        etcd: str | Sequence[str] | None = None,
+        store: str = "memory:",
+        listen: str = "127.0.0.1:0",
+        advertise: str | None = None,
+        http: str | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        cluster: str = "default",
+        version: str = "",
+        credentials: Credentials | None = None,
+        insecure: bool = False,
+        etcd_tls: Tls | None = None,
+        etcd_user: str | None = None,
+        etcd_password: str | None = None,
+        etcd_timeout: float = 30.0,
+        lease_ttl: int = 4,
+        drain_limit: float = 10.0,
+        settings: Settings | None = None,
+    ) -> None:
+        self.actors = list(actors)
+        self.name = name or f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(2)}"
+        if not self.name or any(c in self.name for c in "/.") or self.name != self.name.strip():
+            raise ValueError(f"the silo name {self.name!r} must not be empty or contain '/', '.' or surrounding space")
+        self.grpc = ""
+        """``host:port`` at which others reach it, once started."""
+        self.http: str | None = None
+        self.stopped: asyncio.Event = asyncio.Event()
+        self._etcd_endpoints = [etcd] if isinstance(etcd, str) else list(etcd) if etcd is not None else None
+        self._etcd_options = {"tls": etcd_tls, "user": etcd_user, "password": etcd_password}
+        self._etcd_timeout = etcd_timeout
+        self._store_url = store
+        self._listen = listen
+        self._advertise = advertise
+        self._http_listen = http
+        self._labels = dict(labels or {})
+        self._version = version
+        self._keys = Keys(cluster)
+        self._cluster = cluster
+        self._credentials = credentials or Credentials()
+        self._insecure = insecure
+        self._lease_ttl = lease_ttl
+        self._drain_limit = drain_limit
+        self._settings = settings or Settings()
+        self._runtime: Runtime | None = None
+        self._transport: GrpcTransport | None = None
+        self._store: Store | None = None
+        self._etcd: EtcdClient | None = None
+        self._membership: Membership | None = None
+        self._directory: EtcdDirectory | None = None
+        self._placement = Placement("")
+        self._health: HealthServer | None = None
+        self._loads: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._token: Token[Caller | None] | None = None
+        self._stopping = False
+
+    @property
+    def runtime(self) -> Runtime:
+        """The engine. Raises ``RuntimeError`` before ``start``."""
+        if self._runtime is None:
+            raise RuntimeError(f"the silo {self.name} is not started")
+        return self._runtime
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is a member that takes messages now."""
+        return self._runtime is not None and not self._stopping and self._runtime.may_act()
+
+    @property
+    def members(self) -> list[Member]:
+        """The live members as this silo sees them."""
+        return list(self._membership.view.members.values()) if self._membership is not None else []
+
+    async def start(self) -> None:
+        """Join the cluster and begin to take messages.
+
+        Raises ``ValueError`` for settings that make no sense, ``OSError`` if an address cannot be used,
+        ``EtcdUnavailable`` after ``etcd_timeout`` seconds of trying, ``NameTaken``, ``StoreMismatch`` or a store's own
+        errors. What was begun is undone.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._release()
+            raise
+
+    async def _start(self) -> None:
+        self._store = await open_store(self._store_url)
+        if self._etcd_endpoints is None:
+            await self._store.lock_exclusively()
+            await self._start_alone(self._store)
+        else:
+            await self._start_member(self._store, self._etcd_endpoints)
+        if self._http_listen is not None:
+            self._health = HealthServer(lambda: self.ready)
+            self.http = await self._health.start(self._http_listen)
+        open_caller(self.runtime)
+
+    async def _start_alone(self, store: Store) -> None:
+        era = await store.raise_era(await store.raise_era(0) + 1)
+        silo = self._new_id()
+        types = [actor._type for actor in self.actors]
+        directory = LonelyDirectory(types, era=era, name=silo)
+        self._runtime = Runtime(
+            self.actors, directory=directory, transport=NoTransport(), store=store, clock=SystemClock(),
+            settings=self._settings,
+        )  # fmt: skip
+        await self._open_transport(silo)
+
+    async def _start_member(self, store: Store, endpoints: list[str]) -> None:
+        clock = SystemClock()
+        self._etcd = EtcdClient(endpoints, **self._etcd_options)  # type: ignore[arg-type]
+        await self._reach_etcd(self._etcd)
+        self._membership = Membership(
+            self._etcd, self._keys, clock=clock, ttl=self._lease_ttl, on_lost=self._on_lost
+        )
+        self._membership.on_change = self._on_members
+        self._directory = EtcdDirectory(
+            self._etcd, self._keys, self._membership, store=store, placement=self._placement
+        )
+        self._runtime = Runtime(
+            self.actors, directory=self._directory, transport=NoTransport(), store=store, clock=clock,
+            settings=self._settings,
+        )  # fmt: skip
+        for actor_type in self._runtime.types.values():
+            if callable(actor_type.options.placement):
+                self._placement.functions[actor_type.name] = actor_type.options.placement
+        await self._enter()
+        self._tasks.append(asyncio.create_task(self._report_load()))
+
+    async def _reach_etcd(self, etcd: EtcdClient) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while True:
+            try:
+                await etcd.connect()
+                return
+            except EtcdUnavailable as error:
+                waited = loop.time() - started
+                if waited >= self._etcd_timeout:
+                    raise
+                log.warning("waiting for etcd, %.0f of %.0f s: %s", waited, self._etcd_timeout, error)
+                await asyncio.sleep(min(1.0, self._etcd_timeout / 10))
+
+    async def _enter(self) -> None:
+        """Become a member as a new incarnation: new id, new links, new lease."""
+        assert self._membership is not None and self._directory is not None
+        silo = self._new_id()
+        await self._directory.adopt()
+        await self._open_transport(silo)
+        member = Member(
+            silo=silo,
+            name=self.name,
+            endpoint=self.grpc,
+            http=self.http,
+            types={name: _placement_name(t.options.placement) for name, t in self.runtime.types.items()},
+            labels=self._labels,
+            version=self._version,
+        )
+        self._placement.silo = silo
+        await self._membership.join(member)
+
+    async def _open_transport(self, silo: str) -> None:
+        if self._transport is not None:
+            await self._transport.close()
+        self._transport = GrpcTransport(
+            name=silo,
+            cluster=self._cluster,
+            handler=self.runtime,
+            endpoints=self._endpoint,
+            credentials=self._credentials,
+            max_payload=self._settings.max_payload + 64 * 1024,
+            insecure=self._insecure,
+        )
+        bound = await self._transport.listen(self._listen)
+        self._listen = bound  # a rejoin keeps the port
+        self.grpc = _advertised(bound, self._advertise)
+        self.runtime.transport = self._transport
+
+    def _new_id(self) -> str:
+        return f"{self.name}.{secrets.token_hex(4)}"
+
+    def _endpoint(self, silo: str) -> str | None:
+        member = self._membership.view.members.get(silo) if self._membership is not None else None
+        return member.endpoint if member is not None else None
+
+    # -- while it runs ----------------------------------------------------------------------------------------------
+
+    def _on_members(self) -> None:
+        """Members came, went or reported their load."""
+        assert self._membership is not None
+        members = self._membership.view.members
+        for silo, member in members.items():
+            if self._loads.get(silo) != member.load:
+                self._placement.on_load(silo)
+        gone = self._loads.keys() - members.keys()
+        self._loads = {silo: member.load for silo, member in members.items()}
+        if gone and self._transport is not None:
+            for link in self._transport.links:
+                if link.peer in gone:  # its lease has ended: whatever it may still say counts for nothing
+                    link.end(f"{link.peer} is no longer a member")
+
+    def _on_lost(self) -> None:
+        self.runtime.stop_acting()
+        if not self._stopping:
+            self._tasks.append(asyncio.create_task(self._rejoin()))
+
+    async def _rejoin(self) -> None:
+        assert self._membership is not None
+        if self._transport is not None:
+            await self._transport.close()
+        while not self._stopping:
+            try:
+                await self._enter()
+            except (EtcdError, OSError, NameTaken) as error:
+                log.warning("%s cannot rejoin yet: %s", self.name, error)
+                await asyncio.sleep(0.5)
+            except Exception:
+                log.exception("%s cannot rejoin", self.name)
+                await asyncio.sleep(0.5)
+            else:
+                log.warning("%s has rejoined as %s", self.name, self._membership.silo)
+                return
+
+    async def _report_load(self) -> None:
+        assert self._membership is not None
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            load = len(self.runtime.activations)
+            member = self._membership.member
+            if member is not None and member.load != load:
+                with contextlib.suppress(EtcdError):  # the next report will do
+                    await self._membership.update(load=load)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Deactivate and store every actor, hand messages on to the other silos, leave the cluster.
+
+        Running turns have ``drain_limit`` seconds to end. Cancelling ends everything at once, like ``abort``.
+        """
+        if self._stopping:
+            await self.stopped.wait()
+            return
+        self._stopping = True
+        try:
+            if self._runtime is not None:
+                if self._membership is not None:
+                    with contextlib.suppress(EtcdError):
+                        await self._membership.update(draining=True)
+                if isinstance(self._runtime.directory, LonelyDirectory):
+                    self._runtime.directory.open = False
+                await self._runtime.drain(limit=self._drain_limit)
+        finally:
+            await self._release()
+
+    async def abort(self) -> None:
+        """End at once, as a crash would: nothing is stored, released or said goodbye to. For tests."""
+        self._stopping = True
+        if self._runtime is not None:
+            self._runtime.stop_acting()
+        await self._release(leave=False)
+
+    async def _release(self, *, leave: bool = True) -> None:
+        self._stopping = True
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._runtime is not None:
+            close_caller(self._runtime)
+            await self._runtime.close()
+        if self._health is not None:
+            await self._health.stop()
+        if self._membership is not None:
+            await (self._membership.leave() if leave else self._membership.stop())
+        if self._transport is not None:
+            await self._transport.close()
+        if self._etcd is not None:
+            await self._etcd.close()
+        if self._store is not None:
+            await self._store.close()
+        self.stopped.set()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        self._token = current_caller.set(self.runtime)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            with contextlib.suppress(ValueError):  # left in another context than it was entered in
+                current_caller.reset(self._token)
+        await self.stop()
+
+
+def _placement_name(placement: object) -> str:
+    return placement if isinstance(placement, str) else "balanced"
+
+
+def _advertised(bound: str, advertise: str | None) -> str:
+    host, _, port = bound.rpartition(":")
+    if advertise is not None:
+        return advertise if ":" in advertise else f"{advertise}:{port}"
+    return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "[::]", "") else bound
