@@ -1,0 +1,58 @@
+"""``silo dev``: one silo that starts anew when the app's files change."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from watchfiles import PythonFilter, awatch
+
+from cluster.serve import ExitStatus
+
+
+async def run_and_reload(apps: Sequence[str], command: Sequence[str]) -> int:
+    """Run ``silo start`` with ``command``, restart it on every change of a Python file beside the apps.
+
+    A silo that ends by itself (an app that does not import) is started again at the next change.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    received: list[signal.Signals] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda number=number: (received.append(number), stop.set()))
+    child = await _start(command)
+    try:
+        async for changes in awatch(*_folders(apps), watch_filter=PythonFilter(), stop_event=stop, step=100):
+            names = ", ".join(sorted({Path(path).name for _, path in changes}))
+            print(f"silo: {names} changed; restarting", file=sys.stderr, flush=True)
+            await _end(child)
+            child = await _start(command)
+    finally:
+        await _end(child)
+    return ExitStatus.INTERRUPTED if received[:1] == [signal.SIGINT] else ExitStatus.OK
+
+
+async def _start(command: Sequence[str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster.cli", "start", *command, "--parent-pid", str(os.getpid()), start_new_session=True
+    )
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.terminate()
+        try:
+            async with asyncio.timeout(15):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
+            await child.wait()
+
+
+def _folders(apps: Sequence[str]) -> set[Path]:
+    """The folder of each app that is a file; the working directory for modules."""
+    return {Path(app).resolve().parent if app.endswith(".py") else Path.cwd() for app in apps}

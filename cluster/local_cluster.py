@@ -1,0 +1,135 @@
+"""``silo up``: etcd and several silo processes on this machine."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from cluster.etcd import EtcdServer
+
+log = logging.getLogger("cluster.up")
+
+
+class SiloProcess:
+    """One ``silo start`` process."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.process = process
+        self.grpc = ""
+        self.http: str | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    async def wait_ready(self) -> str:
+        """Return its ready line. Raises ``RuntimeError`` if it exits before that."""
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} exited with status {await self.process.wait()} before it was ready")
+        ready = json.loads(line)
+        self.grpc, self.http = ready["grpc"], ready["http"]
+        return line.decode().strip()
+
+
+class LocalCluster:
+    """An etcd and ``silos`` silo processes that share a SQLite store in ``directory``.
+
+    As a context manager: entering returns when all silos are ready; leaving drains them. Raises ``EtcdServerFailed`` or
+    ``RuntimeError`` if something does not start; what was started is stopped.
+    """
+
+    def __init__(
+        self,
+        apps: Sequence[str],
+        *,
+        silos: int = 3,
+        directory: Path = Path(".silo"),
+        store: str | None = None,
+        etcd: str | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        self._apps = list(apps)
+        self._count = silos
+        self._directory = directory
+        self._store = store or f"sqlite:///{'/' if directory.is_absolute() else ''}{str(directory).lstrip('/')}/state.db"
+        self._server = EtcdServer(directory / "etcd") if etcd is None else None
+        self._etcd = etcd
+        self._options = list(options)
+        self.silos: list[SiloProcess] = []
+
+    @property
+    def etcd(self) -> str:
+        """The endpoint of the directory."""
+        if self._etcd is not None:
+            return self._etcd
+        assert self._server is not None
+        return self._server.endpoint
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if self._server is not None:
+                await self._server.start()
+            for number in range(1, self._count + 1):
+                self.silos.append(await self._spawn(f"n{number}"))
+            for silo in self.silos:
+                print(await silo.wait_ready(), flush=True)
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _spawn(self, name: str) -> SiloProcess:
+        command = [
+            sys.executable, "-m", "cluster.cli", "start", *self._apps,
+            "--etcd", self.etcd, "--store", self._store, "--name", name, "--listen", "127.0.0.1:0",
+            "--http", "127.0.0.1:0", "--parent-pid", str(os.getpid()), *self._options,
+        ]  # fmt: skip
+        # A session of its own: Ctrl-C in the terminal is for this process, which drains the silos in order.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        )
+        return SiloProcess(name, process)
+
+    async def watch(self) -> None:
+        """Report silos that end by themselves; return when none is left."""
+        await asyncio.gather(*(self._watch(silo) for silo in self.silos))
+
+    async def _watch(self, silo: SiloProcess) -> None:
+        status = await silo.process.wait()
+        log.warning("%s (pid %d) ended with status %d", silo.name, silo.pid, status)
+
+    async def stop(self, *, limit: float = 15.0) -> None:
+        """Drain every silo at once, kill what has not ended after ``limit`` seconds, stop etcd."""
+        running = [silo for silo in self.silos if silo.process.returncode is None]
+        for silo in running:
+            with contextlib.suppress(ProcessLookupError):
+                silo.process.send_signal(signal.SIGTERM)
+        if running:
+            waits = [asyncio.create_task(silo.process.wait()) for silo in running]
+            await asyncio.wait(waits, timeout=limit)
+        for silo in running:
+            if silo.process.returncode is None:
+                log.warning("%s did not drain within %g s and is killed", silo.name, limit)
+                with contextlib.suppress(ProcessLookupError):
+                    silo.process.kill()
+                await silo.process.wait()
+        if self._server is not None:
+            await self._server.close()
