@@ -137,6 +137,11 @@ class Client:
         open_caller(self._runtime)
         return self
 
+    def add_endpoint(self, endpoint: str) -> None:
+        """Use one more silo when the one behind this client is lost. Raises ``ValueError``."""
+        _check_endpoint(endpoint)
+        self._endpoints.append(endpoint)
+
     async def dial(self) -> Link:
         """A link to any silo. Raises ``ConnectionError`` that says why each endpoint failed."""
         assert self._transport is not None

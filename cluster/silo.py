@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
-from actors.ports import Store
+from actors.ports import Directory, Store
 from actors.ref import Caller, close_caller, current_caller, open_caller
 from actors.runtime import Runtime, Settings
 from cluster.clock import SystemClock
@@ -130,31 +130,27 @@ class Silo:
         """
         try:
             await self._start()
+            open_caller(self.runtime)
         except BaseException:
             await self._release()
             raise
 
     async def _start(self) -> None:
+        if self._http_listen is not None:
+            self._health = HealthServer(lambda: self.ready)
+            self.http = await self._health.start(self._http_listen)
         self._store = await open_store(self._store_url)
         if self._etcd_endpoints is None:
             await self._store.lock_exclusively()
             await self._start_alone(self._store)
         else:
             await self._start_member(self._store, self._etcd_endpoints)
-        if self._http_listen is not None:
-            self._health = HealthServer(lambda: self.ready)
-            self.http = await self._health.start(self._http_listen)
-        open_caller(self.runtime)
 
     async def _start_alone(self, store: Store) -> None:
         era = await store.raise_era(await store.raise_era(0) + 1)
         silo = self._new_id()
         types = [actor._type for actor in self.actors]
-        directory = LonelyDirectory(types, era=era, name=silo)
-        self._runtime = Runtime(
-            self.actors, directory=directory, transport=NoTransport(), store=store, clock=SystemClock(),
-            settings=self._settings,
-        )  # fmt: skip
+        self._make_runtime(store, LonelyDirectory(types, era=era, name=silo))
         await self._open_transport(silo)
 
     async def _start_member(self, store: Store, endpoints: list[str]) -> None:
@@ -168,15 +164,22 @@ class Silo:
         self._directory = EtcdDirectory(
             self._etcd, self._keys, self._membership, store=store, placement=self._placement
         )
+        self._make_runtime(store, self._directory)
+        await self._enter()
+        self._tasks.append(asyncio.create_task(self._report_load()))
+
+    def _make_runtime(self, store: Store, directory: Directory) -> None:
         self._runtime = Runtime(
-            self.actors, directory=self._directory, transport=NoTransport(), store=store, clock=clock,
+            self.actors,
+            directory=directory,
+            transport=NoTransport(),
+            store=store,
+            clock=SystemClock(),
             settings=self._settings,
-        )  # fmt: skip
+        )
         for actor_type in self._runtime.types.values():
             if callable(actor_type.options.placement):
                 self._placement.functions[actor_type.name] = actor_type.options.placement
-        await self._enter()
-        self._tasks.append(asyncio.create_task(self._report_load()))
 
     async def _reach_etcd(self, etcd: EtcdClient) -> None:
         loop = asyncio.get_running_loop()
@@ -198,7 +201,11 @@ class Silo:
         silo = self._new_id()
         await self._directory.adopt()
         await self._open_transport(silo)
-        member = Member(
+        self._placement.silo = silo
+        await self._membership.join(self._member(silo))
+
+    def _member(self, silo: str) -> Member:
+        return Member(
             silo=silo,
             name=self.name,
             endpoint=self.grpc,
@@ -207,8 +214,6 @@ class Silo:
             labels=self._labels,
             version=self._version,
         )
-        self._placement.silo = silo
-        await self._membership.join(member)
 
     async def _open_transport(self, silo: str) -> None:
         if self._transport is not None:
@@ -295,14 +300,17 @@ class Silo:
         self._stopping = True
         try:
             if self._runtime is not None:
-                if self._membership is not None:
-                    with contextlib.suppress(EtcdError):
-                        await self._membership.update(draining=True)
-                if isinstance(self._runtime.directory, LonelyDirectory):
-                    self._runtime.directory.open = False
+                await self._announce_draining()
                 await self._runtime.drain(limit=self._drain_limit)
         finally:
             await self._release()
+
+    async def _announce_draining(self) -> None:
+        if self._membership is not None:
+            with contextlib.suppress(EtcdError):
+                await self._membership.update(draining=True)
+        if isinstance(self.runtime.directory, LonelyDirectory):
+            self.runtime.directory.open = False
 
     async def abort(self) -> None:
         """End at once, as a crash would: nothing is stored, released or said goodbye to. For tests."""
@@ -322,8 +330,10 @@ class Silo:
             await self._runtime.close()
         if self._health is not None:
             await self._health.stop()
-        if self._membership is not None:
-            await (self._membership.leave() if leave else self._membership.stop())
+        if leave:
+            await self._leave()
+        elif self._membership is not None:
+            await self._membership.stop()
         if self._transport is not None:
             await self._transport.close()
         if self._etcd is not None:
@@ -331,6 +341,10 @@ class Silo:
         if self._store is not None:
             await self._store.close()
         self.stopped.set()
+
+    async def _leave(self) -> None:
+        if self._membership is not None:
+            await self._membership.leave()
 
     async def __aenter__(self) -> Self:
         await self.start()
