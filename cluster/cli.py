@@ -207,6 +207,8 @@ def up(
                 await asyncio.gather(entering, return_exceptions=True)
             else:
                 await entering
+                for silo in local.silos:
+                    print(silo.ready_line, flush=True)
                 print(f"silo: etcd at {local.etcd}; Ctrl-C ends the cluster", file=sys.stderr, flush=True)
                 watching = asyncio.create_task(local.watch())
                 await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)

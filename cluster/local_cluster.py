@@ -24,6 +24,7 @@ class SiloProcess:
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self.process = process
+        self.ready_line = ""
         self.grpc = ""
         self.http: str | None = None
 
@@ -32,15 +33,15 @@ class SiloProcess:
         """Its process id."""
         return self.process.pid
 
-    async def wait_ready(self) -> str:
-        """Return its ready line. Raises ``RuntimeError`` if it exits before that."""
+    async def wait_ready(self) -> None:
+        """Return when it has printed its ready line. Raises ``RuntimeError`` if it exits before that."""
         assert self.process.stdout is not None
         line = await self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} exited with status {await self.process.wait()} before it was ready")
+        self.ready_line = line.decode().strip()
         ready = json.loads(line)
         self.grpc, self.http = ready["grpc"], ready["http"]
-        return line.decode().strip()
 
 
 class LocalCluster:
@@ -84,8 +85,7 @@ class LocalCluster:
                 await self._server.start()
             for number in range(1, self._count + 1):
                 self.silos.append(await self._spawn(f"n{number}"))
-            for silo in self.silos:
-                print(await silo.wait_ready(), flush=True)
+            await asyncio.gather(*(silo.wait_ready() for silo in self.silos))
         except BaseException:
             await self.stop()
             raise

@@ -1,0 +1,244 @@
+"""``make demo``: a dozen co-writing sessions on three silos, with sleep, a crash, and a check of every promise."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from actors import ActorError, actor_ref
+from cluster import Client, connect
+from cluster.local_cluster import LocalCluster
+from examples.local_model import local_model
+from examples.stage import Row, Stage
+from examples.story import Session, Story
+
+OPENINGS = {
+    "lighthouse": "The lighthouse keeper found a letter addressed to the sea.",
+    "tram": "The last tram of the night had one passenger too many.",
+    "archive": "In the archive of lost sounds, somebody was humming.",
+    "orchard": "Every tree in the orchard had been given a name.",
+    "island": "The island was on no map, and it liked it that way.",
+    "clock": "At noon all the clocks in the village began to disagree.",
+    "baker": "The baker put a secret into every seventh loaf.",
+    "robot": "The old robot had learned to be afraid of the rain.",
+    "dragon": "The dragon came to the library to return a book.",
+    "piano": "The piano played only when nobody listened.",
+    "harbour": "A ship without a shadow entered the harbour.",
+    "winter": "That winter the snow fell upwards.",
+}
+SECOND_LINE = "The next morning everything was different."
+SLEEP_LIMIT = 30.0
+ANSWER_LIMIT = 30.0
+
+
+class Demo:
+    """The acts, and what was checked in them."""
+
+    def __init__(self, client: Client, cluster: LocalCluster, stage: Stage) -> None:
+        self.client = client
+        self.cluster = cluster
+        self.stage = stage
+        self.checks: list[tuple[bool, str]] = []
+        self.streamed: dict[str, str] = {}
+        for name in OPENINGS:
+            stage.rows[f"session-{name}"] = Row()
+
+    def check(self, fulfilled: bool, what: str) -> None:
+        """Note whether a promise was kept."""
+        self.checks.append((fulfilled, what))
+        self.stage.say(f"  {'ok  ' if fulfilled else 'FAIL'} {what}", style="" if fulfilled else "bold red")
+
+    async def follow_placements(self) -> None:
+        """Keep the view of who lives where up to date."""
+        while True:
+            with contextlib.suppress(ConnectionError):
+                self.stage.place(await self.client.placements("session"))
+            await asyncio.sleep(0.3)
+
+    async def write(self, name: str, line: str) -> None:
+        """Add a line to a story and read the continuation as it comes."""
+        address = f"session-{name}"
+        row = self.stage.rows[address]
+        story = f"{self.streamed.get(name, '')}\n\n{line}".strip()
+        row.text, row.status = story, "thinking"
+        async for piece in Session.ref(name).tokens.stream(line):
+            story += piece
+            row.text, row.status = story, "writing"
+        row.status = ""
+        self.streamed[name] = story
+
+    async def write_all(self, lines: dict[str, str]) -> None:
+        """All stories at once."""
+        started = time.monotonic()
+        before = sum(map(len, self.streamed.values()))
+        await asyncio.gather(*(self.write(name, line) for name, line in lines.items()))
+        grown = sum(map(len, self.streamed.values())) - before
+        self.stage.say(f"  {len(lines)} stories grew by {grown} characters in {time.monotonic() - started:.1f} s")
+
+    async def stored(self) -> dict[str, Story]:
+        """Every story as its session remembers it."""
+        names = list(OPENINGS)
+        stories = await asyncio.gather(*(Session.ref(name).options(timeout=ANSWER_LIMIT).read() for name in names))
+        return dict(zip(names, stories, strict=True))
+
+    async def play(self) -> None:
+        """All acts, unattended."""
+        self.stage.say("Act 1: a dozen sessions write at once, placed over three silos", style="bold")
+        await self.write_all(OPENINGS)
+        placements = await self.client.placements("session")
+        spread = Counter(placements.values())
+        self.check(len(spread) == 3, f"the sessions live on 3 silos: {dict(sorted(spread.items()))}")
+        stories = await self.stored()
+        self.check_texts(stories, turns=1, what="each session remembers exactly what was streamed")
+
+        self.stage.say("Act 2: idle sessions go to sleep, and wake up with their story", style="bold")
+        self.check(await self.all_asleep(), "all sessions went to sleep")
+        stories = await self.stored()
+        self.check_texts(stories, turns=1, what="all of them woke up with their story")
+
+        self.stage.say("Act 3: one silo is killed with SIGKILL in mid-air", style="bold")
+        await self.kill_one()
+        await self.write_all(dict.fromkeys(OPENINGS, SECOND_LINE))
+        self.check_texts(await self.stored(), turns=2, what="all stories went on where they had ended")
+
+    def check_texts(self, stories: dict[str, Story], *, turns: int, what: str) -> None:
+        """Compare what the sessions remember with what this client was sent."""
+        wrong = [n for n, story in stories.items() if story.text != self.streamed[n] or story.turns != turns]
+        empty = [name for name, text in self.streamed.items() if len(text) <= len(OPENINGS[name])]
+        self.check(not wrong and not empty, what + (f" (wrong: {wrong}, empty: {empty})" if wrong or empty else ""))
+
+    async def all_asleep(self) -> bool:
+        """Wait until no session is active."""
+        end = time.monotonic() + SLEEP_LIMIT
+        while time.monotonic() < end:
+            if not await self.client.placements("session"):
+                return True
+            await asyncio.sleep(0.2)
+        return False
+
+    async def kill_one(self) -> None:
+        """Kill the silo with the most sessions and ask those sessions."""
+        placements = await self.client.placements("session")
+        victim = Counter(placements.values()).most_common(1)[0][0]
+        orphans = sorted(address for address, silo in placements.items() if silo == victim)
+        process = next(silo for silo in self.cluster.silos if silo.name == victim)
+        os.kill(process.pid, signal.SIGKILL)
+        started = time.monotonic()
+        self.stage.say(f"  {victim} (pid {process.pid}) is dead; {len(orphans)} sessions lived there")
+        answers = await asyncio.gather(*(self.ask_until_answered(address) for address in orphans))
+        took = time.monotonic() - started
+        right = [story.text == self.streamed[address.partition("-")[2]] for address, story in zip(orphans, answers, strict=True)]
+        self.check(all(right), f"all {len(orphans)} answered again from the other silos within {took:.1f} s, nothing lost")
+        moved = await self.client.placements("session")
+        self.check(
+            all(moved.get(address) not in (None, victim) for address in orphans),
+            f"they live on {sorted({moved[address] for address in orphans if address in moved})} now",
+        )
+
+    async def ask_until_answered(self, address: str) -> Story:
+        """Read a story; a read that was under way when its silo died is simply made again."""
+        end = time.monotonic() + ANSWER_LIMIT
+        while True:
+            try:
+                return await Session.ref(address.partition("-")[2]).options(timeout=ANSWER_LIMIT).read()
+            except ActorError:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def talk(self) -> None:
+        """Let a person write."""
+        names = list(OPENINGS)
+        name = names[0]
+        say = self.stage.say
+        say("Type a line to go on with the story. /list shows the sessions, /use NAME changes, /kill n2, /quit.", style="bold")
+        while True:
+            try:
+                line = (await asyncio.to_thread(input, f"{name}> ")).strip()
+            except EOFError:
+                return
+            command, _, argument = line.partition(" ")
+            if command == "/quit":
+                return
+            if command == "/list":
+                placements = await self.client.placements("session")
+                for each in names:
+                    say(f"  {each:12} {placements.get(f'session-{each}', 'asleep')}")
+            elif command == "/use":
+                name = argument or name
+                if name not in names:
+                    names.append(name)
+                say((await Session.ref(name).read()).text or "(an empty page)")
+            elif command == "/kill":
+                for silo in self.cluster.silos:
+                    if silo.name == argument and silo.process.returncode is None:
+                        os.kill(silo.pid, signal.SIGKILL)
+                        say(f"  {argument} is dead")
+            elif command.startswith("/"):
+                say(f"  unknown command {command}")
+            elif line:
+                try:
+                    async for piece in actor_ref(f"session-{name}").tokens.stream(line):
+                        print(piece, end="", flush=True)
+                except ActorError as error:
+                    say(f"\n  {type(error).__name__}: {error}", style="red")
+                print()
+
+
+@contextlib.asynccontextmanager
+async def _model(stage: Stage) -> AsyncIterator[str]:
+    """The local model, unless the environment names a provider. Its URL is in the environment of the silos."""
+    if os.environ.get("OPENAI_BASE_URL") and os.environ.get("OPENAI_API_KEY"):
+        yield f"the provider at {os.environ['OPENAI_BASE_URL']}"
+        return
+    stage.say("Starting the language model (the first time its weights are unpacked) ...")
+    async with local_model() as endpoint:
+        os.environ["LOCAL_MODEL_URL"] = endpoint.url
+        yield f"{endpoint.model} at {endpoint.url}"
+
+
+async def run(*, interactive: bool) -> int:
+    """Set the stage, play, and tell what was checked. Returns the exit status."""
+    stage = Stage()
+    with tempfile.TemporaryDirectory(prefix="agentsilo-demo-") as directory:
+        async with _model(stage) as model:
+            stage.say(f"The model is {model}. Starting etcd and three silos ...")
+            async with LocalCluster(
+                ["examples.story"], silos=3, directory=Path(directory), options=["--log-level", "error"]
+            ) as cluster:
+                async with connect(etcd=cluster.etcd) as client:
+                    demo = Demo(client, cluster, stage)
+                    if interactive:
+                        await demo.talk()
+                        return 0
+                    follow = asyncio.create_task(demo.follow_placements())
+                    try:
+                        with stage:
+                            await demo.play()
+                    finally:
+                        follow.cancel()
+    failed = [what for fulfilled, what in demo.checks if not fulfilled]
+    stage.say(f"\n{len(demo.checks) - len(failed)} of {len(demo.checks)} checks passed", style="bold")
+    return 1 if failed or not demo.checks else 0
+
+
+def main() -> None:
+    """Entry point of ``python -m examples.demo``."""
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser.add_argument("--interactive", action="store_true", help="write yourself")
+    options = parser.parse_args()
+    try:
+        sys.exit(asyncio.run(run(interactive=options.interactive)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
