@@ -1,0 +1,269 @@
+"""The thread that owns a store's SQLite connection and writes in groups.
+
+Whatever was queued while the last transaction was under way goes into the next one, up to a limit. So an operation
+alone waits for nothing, and a busy silo pays for one fsync per group.
+"""
+
+import asyncio
+import atexit
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+
+from actors.ports import Commit, StoreUnavailable
+from cluster.store import sqlite_schema
+from cluster.store.errors import UnusableStore
+from cluster.store.file_lock import FileLock
+from cluster.store.sqlite_group import Answer, Operation, Outcome, RaiseEra, apply
+from cluster.store.sqlite_schema import is_busy, may_pass, refuse_foreign, when_free
+from cluster.store.statistics import StoreStatistics
+
+_LARGEST_GROUP: Final = 512
+_LARGEST_GROUP_BYTES: Final = 16 * 1024 * 1024
+_EXIT_PATIENCE_SECONDS: Final = 5.0
+
+_Result: TypeAlias = Answer | Exception
+_T = TypeVar("_T")
+
+
+class _Job(msgspec.Struct, frozen=True):
+    operation: Operation
+    size: int
+    answer: asyncio.Future[Answer]
+
+
+class _Reported(msgspec.Struct, frozen=True):
+    """The callers have been told that these addresses' operations were refused: what follows is a new attempt."""
+
+    addresses: frozenset[str]
+
+
+class _Stop:
+    """The last thing in the queue."""
+
+
+class SqliteWriter:
+    """Runs operations on the file in the order of ``submit``; belongs to the event loop that runs when it is made.
+
+    When an operation of an address is refused for want of the disk, those of the same address that were submitted
+    before the refusal was reported are refused, too: nothing is ever applied on top of a gap.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self.path = path.absolute()  # of now: the process may change its directory
+        self._busy_timeout = busy_timeout
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Job | _Reported | _Stop] = SimpleQueue()
+        self._operations = self._transactions = self._largest_group = 0
+        self._lock: FileLock | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._id = ""
+        self._refused: set[str] = set()
+        self._stopping = False
+        self.opened: asyncio.Future[str] = self._loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        # A daemon, so that a store that nobody closed cannot keep the process from ending. What was acknowledged is on
+        # disk already; the exit hook lets operations finish whose callers were cancelled and then forgot to close.
+        self._thread = threading.Thread(target=self._run, name=f"store {path.name}", daemon=True)
+        atexit.register(self._finish_at_exit)
+        self._thread.start()
+
+    def submit(self, operation: Operation) -> asyncio.Future[Answer]:
+        """Queue an operation. Cancelling the future does not take it back."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"{self.path}: a store belongs to the event loop in which it was opened")
+        size = len(operation.state) if isinstance(operation, Commit) and operation.state is not None else 0
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._queue.put(_Job(operation, size, answer))
+        return answer
+
+    def stop(self) -> None:
+        """Let the thread end after what is queued. Any thread may call this, also during garbage collection."""
+        self._queue.put(_Stop())
+
+    def join(self) -> None:
+        """Wait for the end of the thread: an instant, once ``closed`` is done."""
+        self._thread.join()
+
+    def lock_exclusively(self) -> None:
+        """Make the lock on the file exclusive. Raises ``StoreInUse``."""
+        assert self._lock is not None  # held from before `opened` is done until the end
+        self._lock.take_exclusively()
+
+    def statistics(self) -> StoreStatistics:
+        """The counts so far."""
+        return StoreStatistics(
+            operations=self._operations, transactions=self._transactions, largest_group=self._largest_group
+        )
+
+    # Everything below runs in the thread, except _answer.
+
+    def _run(self) -> None:
+        try:
+            if self._open():
+                while not self._stopping:
+                    group = self._next_group()
+                    if group:
+                        self._write(group)
+        finally:
+            self._disconnect()
+            if self._lock is not None:
+                self._lock.release()
+            atexit.unregister(self._finish_at_exit)
+            self._tell(_resolve, self.closed, None)
+
+    def _open(self) -> bool:
+        try:
+            refuse_foreign(self.path)
+            self._lock = FileLock(self.path)
+            self._connect()
+        except sqlite3.Error as error:
+            kind = StoreUnavailable if may_pass(error) else UnusableStore
+            self._tell(_resolve, self.opened, kind(self._explain(error)))
+            return False
+        except Exception as error:  # it reaches whoever opens the store
+            self._tell(_resolve, self.opened, error)
+            return False
+        self._tell(_resolve, self.opened, self._id)
+        return True
+
+    def _connect(self) -> sqlite3.Connection:
+        assert self._lock is not None
+        connection = sqlite_schema.connect(self.path, lock=self._lock, busy_timeout=self._busy_timeout)
+        found: str = connection.execute("SELECT id FROM store").fetchone()[0]
+        if self._id and found != self._id:
+            connection.close()
+            raise UnusableStore(f"{self.path}: the file was replaced by another store while it was in use; restart")
+        self._id = found
+        self._connection = connection
+        return connection
+
+    def _reconnect(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            raise UnusableStore(f"{self.path}: the file was removed while it was in use; restart with a store")
+        refuse_foreign(self.path)
+        return self._connect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # The transaction's own error has been reported; the file recovers when it is next opened.
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _next_group(self) -> list[_Job]:
+        group: list[_Job] = []
+        size = 0
+        while len(group) < _LARGEST_GROUP and size < _LARGEST_GROUP_BYTES:
+            try:
+                item = self._queue.get(block=not group)
+            except Empty:
+                break
+            if isinstance(item, _Stop):
+                self._stopping = True
+                break
+            if isinstance(item, _Reported):
+                self._refused -= item.addresses
+                continue
+            if self._follows_refusal(item):
+                continue
+            group.append(item)
+            size += item.size
+        return group
+
+    def _follows_refusal(self, job: _Job) -> bool:
+        if not self._refused or isinstance(job.operation, RaiseEra) or job.operation.address not in self._refused:
+            return False
+        reason = "an earlier operation of this actor was refused, and this one was already under way"
+        self._report([(job.answer, StoreUnavailable(f"{job.operation.address}: {reason}"))])
+        return True
+
+    def _write(self, group: list[_Job]) -> None:
+        try:
+            outcomes = self._transact([job.operation for job in group])
+        except (sqlite3.OperationalError, UnusableStore) as error:
+            # Disk, lock or file: it concerns them all.
+            message = str(error) if isinstance(error, UnusableStore) else self._explain(error)
+            self._refuse(group, lambda: StoreUnavailable(message))
+        except Exception as error:  # it reaches the caller; the thread has to live on
+            if len(group) == 1:
+                failure = StoreUnavailable(self._explain(error)) if isinstance(error, sqlite3.Error) else error
+                self._refuse(group, lambda: failure)
+                return
+            # Something is wrong with one of them: the others must not suffer for it.
+            for job in group:
+                if not self._follows_refusal(job):
+                    self._write([job])
+        else:
+            self._transactions += 1
+            self._largest_group = max(self._largest_group, len(group))
+            self._report([(job.answer, outcome) for job, outcome in zip(group, outcomes, strict=True)])
+
+    def _transact(self, operations: list[Operation]) -> list[Outcome]:
+        connection = self._connection or self._reconnect()
+        deadline = time.monotonic() + self._busy_timeout
+        try:
+            # Immediate: only one process at a time gets past this, so the fences that follow see the last word.
+            when_free(lambda: connection.execute("BEGIN IMMEDIATE"), deadline=deadline)
+            outcomes = apply(connection, operations)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            # Closing rolls back. A connection that met an I/O error is not worth reasoning about; a new one is cheap.
+            if not (isinstance(error, sqlite3.Error) and is_busy(error)):
+                self._disconnect()
+            elif connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return outcomes
+
+    def _refuse(self, group: list[_Job], failure: Callable[[], Exception]) -> None:
+        addresses = frozenset(job.operation.address for job in group if not isinstance(job.operation, RaiseEra))
+        self._refused |= addresses
+        # An exception for each: a raised one collects the traceback of whoever raises it.
+        self._report([(job.answer, failure()) for job in group], refused=addresses)
+
+    def _report(
+        self, answers: list[tuple[asyncio.Future[Answer], _Result]], *, refused: frozenset[str] = frozenset()
+    ) -> None:
+        self._operations += len(answers)
+        self._tell(self._answer, answers, refused)
+
+    def _answer(self, answers: list[tuple[asyncio.Future[Answer], _Result]], refused: frozenset[str]) -> None:
+        for answer, result in answers:
+            _resolve(answer, result)
+        if refused:
+            self._queue.put(_Reported(refused))
+
+    def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _explain(self, error: sqlite3.Error) -> str:
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        if is_busy(error):
+            cause = f"another process held it for {self._busy_timeout:g} s"
+        elif name == "SQLITE_FULL":
+            cause = "the disk is full (it goes on by itself once there is space)"
+        else:
+            cause = f"{error} ({name})"
+        return f"{self.path}: {cause}; nothing was written"
+
+    def _finish_at_exit(self) -> None:
+        self.stop()
+        self._thread.join(_EXIT_PATIENCE_SECONDS)
+
+
+def _resolve(future: "asyncio.Future[_T]", result: "_T | Exception") -> None:
+    if future.done():
+        return  # the caller was cancelled
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -1,0 +1,71 @@
+"""What was acknowledged before a SIGKILL is there afterwards: real processes, killed at random moments."""
+
+import asyncio
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.store.adapters import NewPlace, Place
+
+WRITER = Path(__file__).with_name("acknowledging_writer.py")
+ADDRESSES = 8
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["alone", "watched"])
+def test_no_acknowledged_commit_is_lost(new_place: NewPlace, watched: bool) -> None:
+    """Alone, the next to open the store has to recover it; watched, another process has it open all the time."""
+    place = new_place()
+    if place.url is None:
+        pytest.skip("this store ends with its process")
+    with asyncio.Runner() as runner:
+        watcher = runner.run(place.open()) if watched else None
+        try:
+            _kill_and_compare(place.url, lambda addresses, epoch: runner.run(_states(place, addresses, epoch)))
+        finally:
+            if watcher is not None:
+                runner.run(watcher.close())
+
+
+def _kill_and_compare(url: str, read: Callable[[list[str], int], dict[str, int]]) -> None:
+    randomness = random.Random(7)
+    expected = dict.fromkeys((f"session-{number}" for number in range(ADDRESSES)), 0)
+    for epoch in range(1, 4):
+        acknowledged, attempted = _write_until_killed(url, epoch, acknowledgements=randomness.randint(1, 400))
+        states = read(list(expected), epoch)
+        for address, state in states.items():
+            lowest = max(expected[address], acknowledged.get(address, 0))
+            highest = max(lowest, attempted.get(address, 0))
+            assert lowest <= state <= highest, f"{address}, epoch {epoch}: {state}, expected {lowest} to {highest}"
+        expected = states
+
+
+def _write_until_killed(url: str, epoch: int, *, acknowledgements: int) -> tuple[dict[str, int], dict[str, int]]:
+    """The last number that was acknowledged, and the last that was attempted, by address."""
+    told: dict[str, dict[str, int]] = {"done": {}, "try": {}}
+    with subprocess.Popen(
+        [sys.executable, str(WRITER), url, str(epoch), str(ADDRESSES)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        remaining = acknowledgements
+        for line in process.stdout:  # goes on after the kill, until the pipe is empty
+            if not line.endswith("\n"):
+                break
+            word, address, number = line.split()
+            told[word][address] = int(number)
+            remaining -= word == "done"
+            if remaining == 0:
+                process.kill()
+    assert process.returncode == -9
+    return told["done"], told["try"]
+
+
+async def _states(place: Place, addresses: list[str], epoch: int) -> dict[str, int]:
+    store = await place.open()
+    try:
+        return {address: int(await store.open(address, epoch) or b"0") for address in addresses}
+    finally:
+        await store.close()
