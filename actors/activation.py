@@ -120,7 +120,9 @@ class Activation:
         name = request.handler or "receive"
         if spec is None:
             known = ", ".join(sorted(filter(None, self.type.handlers))) or "none but receive"
-            return UnknownHandler(f"{self.address}: {self.type.actor.__name__} has no handler {name!r} (known: {known})")
+            return UnknownHandler(
+                f"{self.address}: {self.type.actor.__name__} has no handler {name!r} (known: {known})"
+            )
         if spec.streams:
             return UnknownHandler(f"{self.address}: {name!r} is an async generator: iterate ref.{name}.stream(...)")
         return UnknownHandler(f"{self.address}: {name!r} is no async generator: call `await ref.{name}(...)`")
@@ -134,8 +136,8 @@ class Activation:
         path = [address for address, _ in request.chain]
         path = [*path[path.index(self.address) :], self.address]
         return CallCycle(
-            f"call cycle {' -> '.join(path)}: {self.address} waits in its own turn for this call and could never run it. "
-            "Use send(), or a @handler(readonly=True) or @handler(control=True)"
+            f"call cycle {' -> '.join(path)}: {self.address} waits in its own turn for this call and could never run "
+            "it. Use send(), or a @handler(readonly=True) or @handler(control=True)"
         )
 
     def _run_beside(self, turn: Turn) -> None:
@@ -222,7 +224,9 @@ class Activation:
             error = ConnectionLost(f"{self.address} moved while the turn ran; the turn committed nothing")
         except StoreUnavailable as unavailable:
             log.error("%s: the state could not be stored: %s", self.address, unavailable)
-            error = ClusterUnavailable(f"{self.address}: the state could not be stored, nothing took effect: {unavailable}")
+            error = ClusterUnavailable(
+                f"{self.address}: the state could not be stored, nothing took effect: {unavailable}"
+            )
         else:
             self._stored = state
             return not self.gone

@@ -5,9 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from actors.address import check_key, check_type, type_name_of
 from actors.handler import Handler, HandlerSpec, Lane
@@ -55,8 +53,8 @@ class Actor:
     ``placement`` ("balanced", "local", "hash", "random", "labels:name=value" or a callable) and ``public`` (``receive``
     may be called through the HTTP gateway).
 
-    An annotation ``state: SomeClass`` (dataclass, msgspec.Struct or pydantic model whose fields all have defaults) gives
-    the actor a durable state.
+    An annotation ``state: SomeClass`` (dataclass, msgspec.Struct or pydantic model whose fields all have defaults)
+    gives the actor a durable state.
     """
 
     state: Any
@@ -81,17 +79,22 @@ class Actor:
             cls._type = check_type(type_name_of(cls.__name__) if type is None else type)
         except ValueError as error:
             raise ValueError(f"class {cls.__name__}: {error}") from None
-        given = {
-            "persist": persist, "idle_timeout": idle_timeout, "max_queue": max_queue,
-            "placement": placement, "public": public,
-        }  # fmt: skip
-        cls._options = cls._options._replace(**{k: v for k, v in given.items() if v is not None})
+        base = cls._options
+        cls._options = ActorOptions(
+            base.persist if persist is None else persist,
+            base.idle_timeout if idle_timeout is None else idle_timeout,
+            base.max_queue if max_queue is None else max_queue,
+            base.placement if placement is None else placement,
+            base.public if public is None else public,
+        )
         _check_options(cls.__name__, cls._options)
         cls._handlers = dict(cls._handlers)
         for name, member in vars(cls).items():
             if isinstance(member, Handler):
                 if name in _RESERVED:
-                    raise TypeError(f"{cls.__name__}.{name}: this name belongs to references; call the handler otherwise")
+                    raise TypeError(
+                        f"{cls.__name__}.{name}: this name belongs to references; call the handler otherwise"
+                    )
                 cls._handlers[name] = member
             elif name in cls._handlers:
                 raise TypeError(f"{cls.__name__}.{name} overrides a handler: decorate it with @handler too")
@@ -175,16 +178,24 @@ class Actor:
 _RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"}
 
 
+_PLACEMENTS = ("balanced", "local", "hash", "random")
+
+
 def _check_options(name: str, options: ActorOptions) -> None:
     if options.persist not in ("turn", "deactivation", "never"):
         raise ValueError(f'class {name}: persist must be "turn", "deactivation" or "never", not {options.persist!r}')
     if not options.idle_timeout > 0:
-        raise ValueError(f"class {name}: idle_timeout must be a positive number of seconds, not {options.idle_timeout!r}")
-    if not (isinstance(options.max_queue, int) and options.max_queue >= 1):
+        raise ValueError(
+            f"class {name}: idle_timeout must be a positive number of seconds, not {options.idle_timeout!r}"
+        )
+    if type(options.max_queue) is not int or options.max_queue < 1:
         raise ValueError(f"class {name}: max_queue must be a whole number from 1, not {options.max_queue!r}")
-    if not (callable(options.placement) or options.placement in ("balanced", "local", "hash", "random")):
-        if not (isinstance(options.placement, str) and options.placement.startswith("labels:")):
-            raise ValueError(f"class {name}: unknown placement {options.placement!r}")
+    placement = options.placement
+    if isinstance(placement, str) and placement not in _PLACEMENTS and not placement.startswith("labels:"):
+        raise ValueError(
+            f"class {name}: unknown placement {placement!r}; known are {', '.join(_PLACEMENTS)}, labels:name=value and "
+            "any callable"
+        )
 
 
 class ActorType:
@@ -227,7 +238,7 @@ def _state_annotation(actor: type[Actor]) -> Any:
         if isinstance(annotation, str):
             names = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
             try:
-                return eval(annotation, names, dict(vars(owner)))  # as typing.get_type_hints does, for one name
+                return eval(annotation, names, dict(vars(owner)))  # noqa: S307  # the user's own source
             except NameError as error:
                 raise TypeError(f"{owner.__name__}.state: the annotation cannot be resolved: {error}") from error
         if annotation is not None:

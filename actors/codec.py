@@ -68,12 +68,12 @@ def _decode_extension(code: int, data: memoryview) -> object:
 
 def _decode_extension_trusted(code: int, data: memoryview) -> object:
     if code == PICKLE:
-        return pickle.loads(data)  # only reached for authenticated peers
+        return pickle.loads(data)  # noqa: S301  # only reached for authenticated peers
     return _decode_extension(code, data)
 
 
 def convert_custom(kind: type, value: object) -> object:
-    """msgspec's hook for annotations that it does not know: references, pydantic models, any other class."""
+    """Msgspec's hook for annotations that it does not know: references, pydantic models, any other class."""
     if isinstance(value, ActorRef):
         return value  # Session.ref("42") is annotated as Session, and is a reference
     if is_pydantic(kind):
@@ -135,11 +135,11 @@ def encode_arguments(
         named = {name: arg if is_plain(arg) or native(name) else _pickled(arg) for name, arg in kwargs.items()}
         return b"\xc1" + _plain.encode((positional, named))
     except Exception as error:  # whatever a value's own pickling raises
-        for name, arg in [*enumerate(args), *kwargs.items()]:
+        labelled = [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]
+        for label, arg in [*labelled, *((f"argument {name!r}", arg) for name, arg in kwargs.items())]:
             try:
                 encode(arg)
             except Exception as cause:
-                label = f"argument {name!r}" if isinstance(name, str) else f"argument {name + 1}"
                 raise SerializationFailed(
                     f"{where}: {label} ({type(arg).__name__}) cannot be serialized: {cause}; nothing was sent"
                 ) from cause

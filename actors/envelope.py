@@ -109,9 +109,7 @@ class NotHere(msgspec.Struct, array_like=True, tag=11):
     id: int
 
 
-Envelope = (
-    Request | Reply | Failure | Accepted | Item | End | Credit | Leave | Resolve | Located | NotHere
-)
+Envelope = Request | Reply | Failure | Accepted | Item | End | Credit | Leave | Resolve | Located | NotHere
 
 
 def item_cost(payload: bytes) -> int:

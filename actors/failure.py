@@ -39,7 +39,7 @@ def to_exception(failure: Failure, *, trusted: bool) -> errors.ActorError:
     """The exception that a caller gets for a Failure."""
     kind = getattr(errors, failure.error, errors.ActorError)
     if kind is not errors.ActorFailed:
-        return kind(failure.text)  # type: ignore[no-any-return]
+        return kind(failure.text)
     error = errors.ActorFailed(
         failure.text, type_name=failure.type_name, message=failure.message, traceback=failure.traceback
     )

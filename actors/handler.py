@@ -4,8 +4,9 @@ import dis
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from enum import Enum
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -101,9 +102,7 @@ class HandlerDecorator(Protocol):
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> TypedStreamHandler[P, T]: ...
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
-    ) -> TypedHandler[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> TypedHandler[P, R]: ...
 
 
 @overload
@@ -187,10 +186,8 @@ class HandlerSpec:
                 annotations = tuple(self._arguments[p.name] for p in self.parameters[:count])
                 found = codec.decoder(tuple[annotations] if count else tuple[()], trusted=trusted)  # type: ignore[valid-type]
                 self._by_arity[count, trusted] = found
-            try:
+            with suppress(Exception):  # the slow way finds which argument it was, or that a pickle fits after all
                 return found.decode(payload), {}
-            except Exception:  # the slow way finds which argument it was, or that a pickle fits after all
-                pass
         return self._decode_one_by_one(payload, trusted=trusted)
 
     def _decode_one_by_one(self, payload: bytes, *, trusted: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -205,14 +202,16 @@ class HandlerSpec:
         for name, value in list(bound.arguments.items())[1:]:
             kind = self._signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(self._decode_argument(name, raw, trusted) for raw in value)
+                bound.arguments[name] = tuple(self._decode_argument(name, raw, trusted=trusted) for raw in value)
             elif kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {k: self._decode_argument(name, raw, trusted) for k, raw in value.items()}
+                bound.arguments[name] = {
+                    k: self._decode_argument(name, raw, trusted=trusted) for k, raw in value.items()
+                }
             else:
-                bound.arguments[name] = self._decode_argument(name, value, trusted)
+                bound.arguments[name] = self._decode_argument(name, value, trusted=trusted)
         return bound.args[1:], bound.kwargs
 
-    def _decode_argument(self, name: str, raw: msgspec.Raw, trusted: bool) -> Any:
+    def _decode_argument(self, name: str, raw: msgspec.Raw, *, trusted: bool) -> Any:
         annotation = self._arguments[name]
         try:
             if annotation is Any:
@@ -242,11 +241,8 @@ def _hints(owner: type, function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, localns={owner.__name__: owner}, include_extras=True)
     except Exception:  # names that exist for type checkers only: such annotations are taken one by one
-        hints = {}
-        for name, annotation in getattr(function, "__annotations__", {}).items():
-            if not isinstance(annotation, str):
-                hints[name] = annotation
-        return hints
+        annotations = getattr(function, "__annotations__", {})
+        return {name: annotation for name, annotation in annotations.items() if not isinstance(annotation, str)}
 
 
 def _usable(annotation: Any) -> Any:

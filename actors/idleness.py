@@ -16,7 +16,7 @@ class Idleness:
         self._loop = loop
         self._due: dict[float, list[Activation]] = {}
 
-    def watch(self, activation: "Activation") -> None:
+    def watch(self, activation: Activation) -> None:
         """Deactivate it once nothing has run or waited for its ``idle_timeout``."""
         self._look_at(activation, activation.last_used + activation.type.options.idle_timeout)
 
@@ -24,7 +24,7 @@ class Idleness:
         """Look at nothing any more."""
         self._due.clear()
 
-    def _look_at(self, activation: "Activation", when: float) -> None:
+    def _look_at(self, activation: Activation, when: float) -> None:
         timeout = activation.type.options.idle_timeout
         if timeout == float("inf"):
             return

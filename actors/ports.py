@@ -183,7 +183,8 @@ class LinkHandler(Protocol):
 
     def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
         """The link is gone. ``unsent`` certainly did not reach the peer, in the order of sending; what was sent and
-        not answered may have."""
+        not answered may have.
+        """
         ...
 
 

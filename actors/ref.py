@@ -83,9 +83,7 @@ class ActorRef:
 
     address: str
 
-    def __init__(
-        self, address: str, *, actor: "type[Actor] | None" = None, options: Options | None = None
-    ) -> None:
+    def __init__(self, address: str, *, actor: "type[Actor] | None" = None, options: Options | None = None) -> None:
         parse_address(address)
         self.address = address
         self._actor = actor

@@ -406,9 +406,10 @@ class Runtime:
         """A message was queued in an activation that ended: let it find the next one."""
         request, origin = turn.request, turn.origin
         self.forget_stream(turn)
+        call: Call | None
         if request.mode is Mode.SEND:  # accepted: its sender waits no more, so this runtime answers for it
             request.id = next(self._ids)
-            call: Call | None = AcceptedCall(request)
+            call = AcceptedCall(request)
             self.begin_call(call, self.settings.delivery_timeout)
         else:
             call = self._calls.get(request.id) if origin is self.local else None
@@ -451,10 +452,12 @@ class Runtime:
         for activation in list(self.activations.values()):
             activation.request_deactivation("shutdown")
         end = self.loop.time() + limit
-        while self.activations and self.loop.time() < end:
+        while self.activations and self.loop.time() < end:  # noqa: ASYNC110  # it only looks every 10 ms
             await asyncio.sleep(0.01)
         for activation in list(self.activations.values()):
-            log.warning("%s: its turn did not end within %g s of the shutdown and is dropped", activation.address, limit)
+            log.warning(
+                "%s: its turn did not end within %g s of the shutdown and is dropped", activation.address, limit
+            )
         left = len(self.activations)
         self.stop_acting()
         return left
@@ -489,4 +492,3 @@ def actor_types(actors: Iterable[type[Actor]]) -> dict[str, ActorType]:
 
 def _never(_: int | str) -> bool:
     return False
-

@@ -68,8 +68,10 @@ class StateCodec:
 
     @staticmethod
     def _culprit(state: object) -> str:
-        names = getattr(type(state), "__dataclass_fields__", None) or getattr(state, "__struct_fields__", ())
-        for name in names or getattr(type(state), "model_fields", ()):
+        kind = type(state)
+        markers = ("__dataclass_fields__", "__struct_fields__", "model_fields")
+        names: list[str] = [name for marker in markers for name in getattr(kind, marker, ())]
+        for name in names:
             try:
                 codec.encode_stored(getattr(state, name))
             except Exception:

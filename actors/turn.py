@@ -56,7 +56,12 @@ class Turn:
     __slots__ = ("_room", "activation", "credit", "expires", "left", "origin", "request", "spec", "task")
 
     def __init__(
-        self, activation: "Activation", request: Request, origin: "Link | LocalCaller", spec: HandlerSpec, expires: float
+        self,
+        activation: "Activation",
+        request: Request,
+        origin: "Link | LocalCaller",
+        spec: HandlerSpec,
+        expires: float,
     ) -> None:
         self.activation = activation
         self.request = request
@@ -129,8 +134,9 @@ class Turn:
             answer = failure.refusal(self.request.id, error)
         else:
             try:
+                result = None
                 if self.spec.streams:
-                    result: object = await self._pump(self.spec.function(self.activation.actor, *args, **kwargs))
+                    await self._pump(self.spec.function(self.activation.actor, *args, **kwargs))
                 else:
                     result = await self.spec.function(self.activation.actor, *args, **kwargs)
             except BaseException as error:
@@ -153,19 +159,23 @@ class Turn:
 
     async def _pump(self, items: AsyncGenerator[Any, None]) -> None:
         """Send the items while the reader has room for them. A reader that left stops nothing."""
-        request, origin = self.request, self.origin
-        listening = request.mode is Mode.STREAM
         async with contextlib.aclosing(items):
             async for item in items:
-                if not listening or self.left:
+                if self._read_by_nobody():
                     continue
                 payload = self._encode(item, "item")
-                while self.credit <= 0 and not self.left:
-                    self._room = self.activation.runtime.loop.create_future()
-                    await self._room
-                if not self.left and self.activation.runtime.may_act():
+                await self._room_for_more()
+                if not self._read_by_nobody() and self.activation.runtime.may_act():
                     self.credit -= item_cost(payload)
-                    origin.send(Item(request.id, payload))
+                    self.origin.send(Item(self.request.id, payload))
+
+    def _read_by_nobody(self) -> bool:
+        return self.left or self.request.mode is not Mode.STREAM
+
+    async def _room_for_more(self) -> None:
+        while self.credit <= 0 and not self.left:
+            self._room = self.activation.runtime.loop.create_future()
+            await self._room
 
     def add_credit(self, amount: int) -> None:
         """The reader has room again."""

@@ -68,7 +68,8 @@ def _load_path(app: str) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     importlib.invalidate_caches()
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs, as the import system does: dataclasses look themselves up there
     try:

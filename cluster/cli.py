@@ -21,9 +21,10 @@ from cluster.app import AppError, load_actors
 from cluster.client import Client, connect
 from cluster.dev import run_and_reload
 from cluster.etcd import EtcdServerFailed, Tls
-from cluster.local_cluster import LocalCluster
+from cluster.exit_status import ExitStatus, complain
+from cluster.local_cluster import LocalCluster, run_until_signal
 from cluster.logs import configure_logs
-from cluster.serve import ExitStatus, complain, die_with_parent, run, serve
+from cluster.serve import die_with_parent, run, serve
 from cluster.silo import Silo
 from cluster.transport import Credentials
 
@@ -83,7 +84,8 @@ EtcdPassword = Annotated[str | None, typer.Option(help="etcd password.", envvar=
 Http = Annotated[str | None, typer.Option(help="host:port for /healthz and /readyz.", envvar="SILO_HTTP")]
 Store = Annotated[str, typer.Option(help="memory:, sqlite:///path", envvar="SILO_STORE")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.", envvar="SILO_LOG_LEVEL")]
-Connect = Annotated[str | None, typer.Option(help="A silo, host:port.", envvar="SILO_CONNECT")]
+Listen = Annotated[str, typer.Option(help="host:port for silos and clients.", envvar="SILO_LISTEN")]
+ConnectTo = Annotated[str | None, typer.Option("--connect", help="A silo, host:port.", envvar="SILO_CONNECT")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -92,7 +94,9 @@ def start(
     apps: Apps,
     *,
     etcd: EtcdOption = None,
-    listen: Annotated[str, typer.Option(help="host:port for silos and clients.", envvar="SILO_LISTEN")] = "127.0.0.1:7400",
+    listen: Annotated[
+        str, typer.Option(help="host:port for silos and clients.", envvar="SILO_LISTEN")
+    ] = "127.0.0.1:7400",
     advertise: Annotated[
         str | None, typer.Option(help="host[:port] at which others reach this silo.", envvar="SILO_ADVERTISE")
     ] = None,
@@ -187,50 +191,23 @@ def up(
     _configure_logs(log_level, "up")
     _actors(apps)  # an app that does not import is said once, not by every silo
 
-    async def main() -> int:
-        import asyncio
-        import signal
-
-        loop, asked = asyncio.get_running_loop(), asyncio.Event()
-        received: list[signal.Signals] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda number=number: (received.append(number), asked.set()))
+    try:
         local = LocalCluster(
             apps, silos=silos, directory=data, store=store, etcd=etcd, options=["--log-level", log_level]
         )
-        entering = asyncio.create_task(local.__aenter__())
-        stopping = asyncio.create_task(asked.wait())
-        try:
-            await asyncio.wait({entering, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not entering.done():
-                entering.cancel()
-                await asyncio.gather(entering, return_exceptions=True)
-            else:
-                await entering
-                for silo in local.silos:
-                    print(silo.ready_line, flush=True)
-                print(f"silo: etcd at {local.etcd}; Ctrl-C ends the cluster", file=sys.stderr, flush=True)
-                watching = asyncio.create_task(local.watch())
-                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                watching.cancel()
-                if not asked.is_set():
-                    return complain("every silo has ended", ExitStatus.FAILED)
-        except (EtcdServerFailed, RuntimeError) as error:
-            return complain(error, ExitStatus.FAILED)
-        finally:
-            stopping.cancel()
-            await local.stop()
-        return ExitStatus.INTERRUPTED if received[:1] == [signal.SIGINT] else ExitStatus.OK
-
-    raise typer.Exit(run(main))
+    except EtcdServerFailed as error:
+        raise typer.Exit(complain(error, ExitStatus.FAILED)) from None
+    raise typer.Exit(run(lambda: run_until_signal(local)))
 
 
 @app.command()
 def dev(
     apps: Apps,
     *,
-    listen: Annotated[str, typer.Option(help="host:port for clients.", envvar="SILO_LISTEN")] = "127.0.0.1:7400",
-    http: Annotated[str, typer.Option(help="host:port for /healthz and /readyz.", envvar="SILO_HTTP")] = "127.0.0.1:7480",
+    listen: Listen = "127.0.0.1:7400",
+    http: Annotated[
+        str, typer.Option(help="host:port for /healthz and /readyz.", envvar="SILO_HTTP")
+    ] = "127.0.0.1:7480",
     store: Store = "sqlite:///.silo/dev.db",
     reload: Annotated[bool, typer.Option(help="Restart when a file beside the app changes.")] = True,
     log_level: LogLevel = "info",
@@ -326,7 +303,7 @@ def ask(
     address: Annotated[str, typer.Argument(help="Address, e.g. session-42.")],
     words: Annotated[list[str], typer.Argument(help="[HANDLER] JSON", metavar="[HANDLER] JSON")],
     *,
-    connect_to: Annotated[str | None, typer.Option("--connect", help="A silo, host:port.", envvar="SILO_CONNECT")] = None,
+    connect_to: ConnectTo = None,
     etcd: EtcdOption = None,
     cluster: Cluster = "default",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the reply.", min=0.001)] = 300.0,
@@ -363,7 +340,7 @@ def send(
     address: Annotated[str, typer.Argument(help="Address, e.g. session-42.")],
     message: Annotated[str, typer.Argument(help="JSON")],
     *,
-    connect_to: Annotated[str | None, typer.Option("--connect", help="A silo, host:port.", envvar="SILO_CONNECT")] = None,
+    connect_to: ConnectTo = None,
     etcd: EtcdOption = None,
     cluster: Cluster = "default",
     token: Token = None,
@@ -487,5 +464,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-

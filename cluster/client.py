@@ -6,8 +6,7 @@ import secrets
 from collections.abc import Sequence
 from contextvars import Token
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from actors.errors import ClusterUnavailable, NotAuthorized
 from actors.ports import Link, Route
@@ -119,7 +118,7 @@ class Client:
             name=name,
             cluster=self._cluster,
             handler=self._runtime,
-            endpoints=lambda silo: None,
+            endpoints=lambda _: None,
             credentials=self._credentials,
             max_payload=self._settings.max_payload + 64 * 1024,
         )

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from watchfiles import PythonFilter, awatch
 
-from cluster.serve import ExitStatus
+from cluster.signals import StopSignals
 
 
 async def run_and_reload(apps: Sequence[str], command: Sequence[str]) -> int:
@@ -18,21 +17,17 @@ async def run_and_reload(apps: Sequence[str], command: Sequence[str]) -> int:
 
     A silo that ends by itself (an app that does not import) is started again at the next change.
     """
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    received: list[signal.Signals] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda number=number: (received.append(number), stop.set()))
+    signals = StopSignals()
     child = await _start(command)
     try:
-        async for changes in awatch(*_folders(apps), watch_filter=PythonFilter(), stop_event=stop, step=100):
+        async for changes in awatch(*_folders(apps), watch_filter=PythonFilter(), stop_event=signals.asked, step=100):
             names = ", ".join(sorted({Path(path).name for _, path in changes}))
             print(f"silo: {names} changed; restarting", file=sys.stderr, flush=True)
             await _end(child)
             child = await _start(command)
     finally:
         await _end(child)
-    return ExitStatus.INTERRUPTED if received[:1] == [signal.SIGINT] else ExitStatus.OK
+    return signals.exit_status
 
 
 async def _start(command: Sequence[str]) -> asyncio.subprocess.Process:

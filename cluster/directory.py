@@ -114,7 +114,9 @@ class EtcdDirectory:
         """Remove the own entry of that epoch."""
         key = self._keys.actor(address)
         revision = epoch & ((1 << ERA_BITS) - 1)
-        await self._write(address, key, Op.txn([Compare.mod_revision(key, revision)], [Op.delete(key)], []))
+        # The value, too: an etcd that lost its past counts its revisions anew.
+        own_entry = [Compare.mod_revision(key, revision), Compare.value(key, self.silo.encode())]
+        await self._write(address, key, Op.txn(own_entry, [Op.delete(key)], []))
 
     async def outrun(self, address: str, stored: int) -> int:
         """Find or make an era in which the verified claim is the highest epoch. See the port."""
@@ -125,7 +127,9 @@ class EtcdDirectory:
             revision = entry.kvs[0].mod_revision
             await self._enter_era(atleast=0)
             if (self._era << ERA_BITS | revision) <= stored:
-                log.warning("%s: the store has seen epoch %d: etcd has lost its past, a new era begins", address, stored)
+                log.warning(
+                    "%s: the store has seen epoch %d: etcd has lost its past, a new era begins", address, stored
+                )
                 await self._enter_era(atleast=(stored >> ERA_BITS) + 1)
         except EtcdError as error:
             raise unavailable(address, error) from error
@@ -145,8 +149,9 @@ class EtcdDirectory:
         entry = None if result.succeeded else _only_entry(result)
         if entry is not None and entry.value != own:
             raise StoreMismatch(
-                f"the store of this silo ({self._store.id}) is not the one that the cluster uses ({entry.value.decode()}): "
-                "all silos must share one store (a SQLite file serves one host, memory: one process)"
+                f"the store of this silo ({self._store.id}) is not the one that the cluster uses "
+                f"({entry.value.decode()}): all silos must share one store "
+                "(a SQLite file serves one host, memory: one process)"
             )
         await self._enter_era(atleast=await self._store.raise_era(0))
 

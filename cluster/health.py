@@ -39,7 +39,9 @@ class HealthServer:
         except OSError as error:
             bound.close()
             raise OSError(f"cannot listen on {listen}: {error}") from error
-        config = uvicorn.Config(self._app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            self._app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]))
         return f"{host}:{bound.getsockname()[1]}"

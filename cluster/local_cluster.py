@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
-from typing_extensions import Self
-
-from cluster.etcd import EtcdServer
+from cluster.etcd import EtcdServer, EtcdServerFailed
+from cluster.exit_status import ExitStatus, complain
+from cluster.signals import StopSignals
 
 log = logging.getLogger("cluster.up")
 
@@ -64,7 +65,9 @@ class LocalCluster:
         self._apps = list(apps)
         self._count = silos
         self._directory = directory
-        self._store = store or f"sqlite:///{'/' if directory.is_absolute() else ''}{str(directory).lstrip('/')}/state.db"
+        self._store = (
+            store or f"sqlite:///{'/' if directory.is_absolute() else ''}{str(directory).lstrip('/')}/state.db"
+        )
         self._server = EtcdServer(directory / "etcd") if etcd is None else None
         self._etcd = etcd
         self._options = list(options)
@@ -133,3 +136,29 @@ class LocalCluster:
                 await silo.process.wait()
         if self._server is not None:
             await self._server.close()
+
+
+async def run_until_signal(local: LocalCluster) -> int:
+    """Run the cluster, printing each silo's ready line, until a signal or until every silo has ended."""
+    signals = StopSignals()
+    entering = asyncio.create_task(local.__aenter__())
+    stopping = asyncio.create_task(signals.wait())
+    try:
+        await asyncio.wait({entering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not entering.done():
+            entering.cancel()
+            await asyncio.gather(entering, return_exceptions=True)
+            return signals.exit_status
+        await entering
+        for silo in local.silos:
+            print(silo.ready_line, flush=True)
+        print(f"silo: etcd at {local.etcd}; Ctrl-C ends the cluster", file=sys.stderr, flush=True)
+        watching = asyncio.create_task(local.watch())
+        await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        watching.cancel()
+        return signals.exit_status if stopping.done() else complain("every silo has ended", ExitStatus.FAILED)
+    except (EtcdServerFailed, RuntimeError) as error:
+        return complain(error, ExitStatus.FAILED)
+    finally:
+        stopping.cancel()
+        await local.stop()

@@ -69,9 +69,7 @@ class Membership:
     incarnation, when the lease has ended or its end can no longer be excluded.
     """
 
-    def __init__(
-        self, etcd: EtcdClient, keys: Keys, *, clock: Clock, ttl: int, on_lost: Callable[[], None]
-    ) -> None:
+    def __init__(self, etcd: EtcdClient, keys: Keys, *, clock: Clock, ttl: int, on_lost: Callable[[], None]) -> None:
         self.view = MembershipView()
         self.member: Member | None = None
         self._etcd = etcd

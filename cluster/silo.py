@@ -8,8 +8,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
@@ -30,6 +29,8 @@ from cluster.transport import Credentials, GrpcTransport
 log = logging.getLogger("cluster.silo")
 
 REPORT_EVERY = 2.0
+
+_EVERYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104  # only compared with
 
 
 class Silo:
@@ -157,9 +158,7 @@ class Silo:
         clock = SystemClock()
         self._etcd = EtcdClient(endpoints, **self._etcd_options)  # type: ignore[arg-type]
         await self._reach_etcd(self._etcd)
-        self._membership = Membership(
-            self._etcd, self._keys, clock=clock, ttl=self._lease_ttl, on_lost=self._on_lost
-        )
+        self._membership = Membership(self._etcd, self._keys, clock=clock, ttl=self._lease_ttl, on_lost=self._on_lost)
         self._membership.on_change = self._on_members
         self._directory = EtcdDirectory(
             self._etcd, self._keys, self._membership, store=store, placement=self._placement
@@ -197,7 +196,8 @@ class Silo:
 
     async def _enter(self) -> None:
         """Become a member as a new incarnation: new id, new links, new lease."""
-        assert self._membership is not None and self._directory is not None
+        assert self._membership is not None
+        assert self._directory is not None
         silo = self._new_id()
         await self._directory.adopt()
         await self._open_transport(silo)
@@ -368,4 +368,4 @@ def _advertised(bound: str, advertise: str | None) -> str:
     host, _, port = bound.rpartition(":")
     if advertise is not None:
         return advertise if ":" in advertise else f"{advertise}:{port}"
-    return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "[::]", "") else bound
+    return f"{socket.getfqdn()}:{port}" if host in _EVERYWHERE else bound

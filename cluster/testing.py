@@ -3,8 +3,7 @@
 import secrets
 from collections.abc import Iterable
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from actors.actor import Actor
 from actors.ports import Store

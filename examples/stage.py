@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from typing_extensions import Self
 
 _COLOURS = {"n1": "cyan", "n2": "magenta", "n3": "yellow"}
 
@@ -59,5 +59,7 @@ class Stage:
         room = max(self.console.width - 40, 20)
         for address, row in self.rows.items():
             silo = Text(row.silo or "asleep", style=_COLOURS.get(row.silo, "dim"))
-            table.add_row(address, silo, Text(row.status, style="green"), " ".join(row.text[-2 * room :].split())[-room:])
+            table.add_row(
+                address, silo, Text(row.status, style="green"), " ".join(row.text[-2 * room :].split())[-room:]
+            )
         return table
