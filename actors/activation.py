@@ -168,8 +168,8 @@ class Activation:
 
     def settle(self, turn: Turn, answer: Envelope) -> None:
         """A turn is over, with what it had to commit durable: let its answer go and start the next."""
-        if self.gone:
-            return
+        if not self._runs(turn):
+            return  # it was cancelled, and its caller told so
         if not self.runtime.may_act():
             self.runtime.stop_acting()
             return
@@ -200,7 +200,7 @@ class Activation:
 
     def roll_back(self, turn: Turn) -> None:
         """Forget what a failed turn changed."""
-        if turn is not self._turn or self.type.state is None or self.type.options.persist != "turn":
+        if turn is not self._turn or self.type.state is None or self.type.options.persist != "turn" or self.gone:
             return
         try:
             unchanged = self.type.state.encode(self.actor.state, self.address) == self._stored
@@ -230,7 +230,7 @@ class Activation:
         else:
             self._stored = state
             return not self.gone
-        self._fail_commit(error, turn)
+        self.fail_turn(turn, error)
         return False
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ class Activation:
             turn.answer(self._failed_to_activate(turn.request.id))
         self.runtime.spawn(self._leave())
 
-    def _fail_commit(self, error: ActorError, turn: Turn | None) -> None:
+    def fail_turn(self, turn: Turn | None, error: ActorError) -> None:
         """Nothing that happened since the last commit may be seen: end what runs, hand on what waits."""
         if self.gone:
             return
@@ -356,6 +356,9 @@ class Activation:
             running.answer(failure.refusal(running.request.id, error))
         self._turn, self._beside = None, None
         self.runtime.spawn(self._leave())
+
+    def _runs(self, turn: Turn) -> bool:
+        return turn is self._turn or (self._beside is not None and turn in self._beside)
 
     def _running(self) -> list[Turn]:
         return [turn for turn in (self._turn, *(self._beside or ())) if turn is not None]

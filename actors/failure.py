@@ -11,33 +11,53 @@ from actors.envelope import Failure
 
 def refusal(request_id: int, error: errors.ActorError) -> Failure:
     """The engine's own refusal or loss of a request."""
-    return Failure(request_id, type(error).__name__, str(error))
+    return Failure(request_id, type(error).__name__, _message(error))
+
+
+def _printable(text: str) -> str:
+    """The text without what UTF-8 cannot say."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _printable(str(error))
+    except Exception:  # a __str__ of the user's
+        return f"<{type(error).__name__} whose text cannot be printed>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return _printable("".join(traceback.format_exception(error)))
+    except Exception:
+        return "".join(traceback.format_tb(error.__traceback__))
+
+
+def _arguments(error: BaseException) -> bytes:
+    attributes = {name: value for name, value in getattr(error, "__dict__", {}).items() if codec.is_plain(value)}
+    try:
+        return codec.encode([list(error.args), attributes])
+    except Exception:  # an argument that cannot travel: the text stands for all
+        return codec.encode([[_message(error)], attributes])
 
 
 def raised(request_id: int, where: str, error: BaseException) -> Failure:
     """What an actor's own code raised, whatever it was: the caller gets ``ActorFailed``."""
     kind = type(error)
     type_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    message = str(error)
-    try:
-        attributes = {name: value for name, value in vars(error).items() if codec.is_plain(value)}
-        args = codec.encode([list(error.args), attributes])
-    except Exception:  # arguments that cannot travel: the description must do
-        args = b""
+    type_name = _printable(type_name)
+    message = _message(error)
+    text = f"{where} raised {type_name}: {message}"
     return Failure(
-        request_id,
-        errors.ActorFailed.__name__,
-        f"{where} raised {type_name}: {message}",
-        type_name,
-        message,
-        "".join(traceback.format_exception(error)),
-        args,
+        request_id, errors.ActorFailed.__name__, text, type_name, message, _traceback(error), _arguments(error)
     )
 
 
 def to_exception(failure: Failure, *, trusted: bool) -> errors.ActorError:
     """The exception that a caller gets for a Failure."""
-    kind = getattr(errors, failure.error, errors.ActorError)
+    kind = getattr(errors, failure.error, None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.ActorError)):
+        kind = errors.ActorError  # of a newer release
     if kind is not errors.ActorFailed:
         return kind(failure.text)
     error = errors.ActorFailed(
@@ -54,7 +74,10 @@ def _original(failure: Failure, *, trusted: bool) -> BaseException | None:
         return None
     try:
         args, attributes = codec.decode(failure.args, trusted=trusted)
-        original = kind.__new__(kind, *args)
+        try:
+            original = kind.__new__(kind, *args)
+        except Exception:  # its own __new__ wants something else
+            original = BaseException.__new__(kind)
         original.args = tuple(args)
         vars(original).update(attributes)
     except Exception:

@@ -107,51 +107,63 @@ class Turn:
             context.run(self._run_now)
 
     def _run_now(self) -> None:
+        """Run a handler that has no point at which it could suspend."""
         current_turn.set(self)
         try:
-            args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
-            self.spec.function(self.activation.actor, *args, **kwargs).send(None)
-        except StopIteration as stop:
-            answer, commit = self._succeeded(stop.value)
-        except SerializationFailed as error:
-            answer, commit = failure.refusal(self.request.id, error), None
-        except BaseException as error:
-            answer, commit = self._failed(error), None
-        else:
-            raise AssertionError(f"{self.where}: a coroutine without an await suspended")
-        if commit is None:
+            answer, state = self._call_now()
+        except Exception as error:  # of the engine: the turn must end all the same
+            self._broken(error)
+            return
+        if state is None:
             self.activation.settle(self, answer)
         else:
-            self.task = self.activation.runtime.loop.create_task(self._commit(answer, commit))
+            self.task = self.activation.runtime.loop.create_task(self._commit(answer, state))
+
+    def _call_now(self) -> tuple[Envelope, bytes | None]:
+        try:
+            args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
+        except SerializationFailed as error:
+            return failure.refusal(self.request.id, error), None
+        try:
+            self.spec.function(self.activation.actor, *args, **kwargs).send(None)
+        except StopIteration as stop:
+            return self._succeeded(stop.value)
+        except BaseException as error:
+            return self._failed(error), None
+        raise AssertionError(f"{self.where}: a coroutine without an await suspended")
 
     async def _run(self) -> None:
         current_turn.set(self)
-        commit = None
-        answer: Envelope
+        try:
+            answer, state = await self._call()
+        except Exception as error:  # of the engine: the turn must end all the same
+            self._broken(error)
+            return
+        if state is None:
+            self.activation.settle(self, answer)
+        else:
+            await self._commit(answer, state)
+
+    async def _call(self) -> tuple[Envelope, bytes | None]:
         try:
             args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
         except SerializationFailed as error:
-            answer = failure.refusal(self.request.id, error)
-        else:
-            try:
-                result = None
-                if self.spec.streams:
-                    await self._pump(self.spec.function(self.activation.actor, *args, **kwargs))
-                else:
-                    result = await self.spec.function(self.activation.actor, *args, **kwargs)
-            except BaseException as error:
-                if self.activation.gone:
-                    return
-                answer = self._failed(error)
-                if isinstance(error, KeyboardInterrupt):
-                    self.activation.settle(self, answer)
-                    raise
+            return failure.refusal(self.request.id, error), None
+        result = None
+        try:
+            if self.spec.streams:
+                await self._pump(self.spec.function(self.activation.actor, *args, **kwargs))
             else:
-                answer, commit = self._succeeded(result)
-        if commit is None:
-            self.activation.settle(self, answer)
-        else:
-            await self._commit(answer, commit)
+                result = await self.spec.function(self.activation.actor, *args, **kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return self._failed(error), None
+        return self._succeeded(result)
+
+    def _broken(self, error: Exception) -> None:
+        log.error("%s: the turn could not be ended in good order", self.where, exc_info=error)
+        self.activation.fail_turn(self, ActorError(f"{self.where}: internal error: {error!r}; nothing was committed"))
 
     async def _commit(self, answer: Envelope, state: bytes) -> None:
         if await self.activation.commit(self, state):
