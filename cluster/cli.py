@@ -193,7 +193,13 @@ def up(
 
     try:
         local = LocalCluster(
-            apps, silos=silos, directory=data, store=store, etcd=etcd, options=["--log-level", log_level]
+            apps,
+            silos=silos,
+            directory=data,
+            store=store,
+            etcd=etcd,
+            usual_ports=True,
+            options=["--log-level", log_level],
         )
     except EtcdServerFailed as error:
         raise typer.Exit(complain(error, ExitStatus.FAILED)) from None

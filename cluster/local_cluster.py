@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,20 @@ from cluster.exit_status import ExitStatus, complain
 from cluster.signals import StopSignals
 
 log = logging.getLogger("cluster.up")
+
+ETCD_PORT = 2379
+SILO_PORT = 7400
+
+
+def _free_or_any(port: int) -> int:
+    """The port if nothing listens on it now, else 0: any free one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
 
 
 class SiloProcess:
@@ -48,6 +63,7 @@ class SiloProcess:
 class LocalCluster:
     """An etcd and ``silos`` silo processes that share a SQLite store in ``directory``.
 
+    With ``usual_ports`` etcd and the first silo take the ports that commands look at by default, where they are free.
     As a context manager: entering returns when all silos are ready; leaving drains them. Raises ``EtcdServerFailed`` or
     ``RuntimeError`` if something does not start; what was started is stopped.
     """
@@ -60,6 +76,7 @@ class LocalCluster:
         directory: Path = Path(".silo"),
         store: str | None = None,
         etcd: str | None = None,
+        usual_ports: bool = False,
         options: Sequence[str] = (),
     ) -> None:
         self._apps = list(apps)
@@ -68,7 +85,9 @@ class LocalCluster:
         self._store = (
             store or f"sqlite:///{'/' if directory.is_absolute() else ''}{str(directory).lstrip('/')}/state.db"
         )
-        self._server = EtcdServer(directory / "etcd") if etcd is None else None
+        etcd_port = _free_or_any(ETCD_PORT) if usual_ports else 0
+        self._server = EtcdServer(directory / "etcd", client_port=etcd_port) if etcd is None else None
+        self._usual_ports = usual_ports
         self._etcd = etcd
         self._options = list(options)
         self.silos: list[SiloProcess] = []
@@ -87,7 +106,8 @@ class LocalCluster:
             if self._server is not None:
                 await self._server.start()
             for number in range(1, self._count + 1):
-                self.silos.append(await self._spawn(f"n{number}"))
+                port = _free_or_any(SILO_PORT) if self._usual_ports and number == 1 else 0
+                self.silos.append(await self._spawn(f"n{number}", port))
             await asyncio.gather(*(silo.wait_ready() for silo in self.silos))
         except BaseException:
             await self.stop()
@@ -99,10 +119,10 @@ class LocalCluster:
     ) -> None:
         await self.stop()
 
-    async def _spawn(self, name: str) -> SiloProcess:
+    async def _spawn(self, name: str, port: int) -> SiloProcess:
         command = [
             sys.executable, "-m", "cluster.cli", "start", *self._apps,
-            "--etcd", self.etcd, "--store", self._store, "--name", name, "--listen", "127.0.0.1:0",
+            "--etcd", self.etcd, "--store", self._store, "--name", name, "--listen", f"127.0.0.1:{port}",
             "--http", "127.0.0.1:0", "--parent-pid", str(os.getpid()), *self._options,
         ]  # fmt: skip
         # A session of its own: Ctrl-C in the terminal is for this process, which drains the silos in order.
