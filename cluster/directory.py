@@ -49,7 +49,7 @@ class EtcdDirectory:
         self._era = 0
         self._queue: deque[_Write] = deque()
         self._busy_keys: set[str] = set()
-        self._flights: set[asyncio.Task[None]] = set()
+        self._flights: set[asyncio.Task[bool]] = set()
         self.groups = 0
         self.writes = 0
 
@@ -188,11 +188,13 @@ class EtcdDirectory:
             self._flights.add(flight)
             flight.add_done_callback(self._landed)
 
-    def _landed(self, flight: "asyncio.Task[None]") -> None:
+    def _landed(self, flight: "asyncio.Task[bool]") -> None:
         self._flights.discard(flight)
-        self._fly()
+        if not flight.cancelled() and flight.result():  # else what waits is waiting for keys of another flight
+            self._fly()
 
-    async def _flight(self) -> None:
+    async def _flight(self) -> bool:
+        """Write what waits, together. Returns False if everything that waits is for keys that are being written."""
         group: list[_Write] = []
         waiting: list[_Write] = []
         while self._queue and len(group) < GROUP:
@@ -204,7 +206,7 @@ class EtcdDirectory:
                 group.append(write)
         self._queue.extendleft(reversed(waiting))
         if not group:
-            return
+            return False
         self.groups += 1
         self.writes += len(group)
         try:
@@ -220,6 +222,7 @@ class EtcdDirectory:
                     write.done.set_result(response)
         finally:
             self._busy_keys.difference_update(write.key for write in group)
+        return True
 
     def _epoch(self, revision: int) -> int:
         return self._era << ERA_BITS | revision

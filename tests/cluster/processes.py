@@ -1,0 +1,159 @@
+"""``silo`` commands as real processes, with what they print."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from typing_extensions import Self
+
+from tests.cluster.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.cluster.house_actors"
+
+
+class Ended(NamedTuple):
+    """How a command ended and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Process:
+    """A command that runs. Its output goes to files, so that nothing blocks and all of it can be read again."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]", out: Path, err: Path) -> None:
+        self.popen = popen
+        self.pid = popen.pid
+        self._out = out
+        self._err = err
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def running(self) -> bool:
+        return self.popen.poll() is None
+
+    async def ready(self, count: int = 1, *, within: float = 30.0) -> list[dict[str, Any]]:
+        """The first ready lines, parsed. Fails with its logs if it ends before that."""
+
+        def printed() -> bool:
+            assert self.running or self.out.count("\n") >= count, f"ended with {self.popen.returncode}:\n{self.err}"
+            return self.out.count("\n") >= count
+
+        try:
+            await eventually(f"{count} ready lines", printed, within=within)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nstdout:\n{self.out}\nstderr:\n{self.err}") from None
+        return [json.loads(line) for line in self.out.splitlines()[:count]]
+
+    async def said(self, words: str, *, times: int = 1, within: float = 20.0) -> None:
+        """Return when stderr has the words so many times."""
+        await eventually(f"{words!r} in:\n{self.err}", lambda: self.err.count(words) >= times, within=within)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.running:
+            os.kill(self.pid, number)
+
+    async def ended(self, *, within: float = 20.0) -> Ended:
+        await eventually(f"process {self.pid} ends", lambda: not self.running, within=within)
+        return Ended(self.popen.returncode, self.out, self.err)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+
+class Processes:
+    """Starts commands in a folder of their own and leaves none behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: list[Process] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._running:
+            if process.running:
+                process.signal(signal.SIGCONT)
+                process.signal(signal.SIGKILL)
+            process.popen.wait()
+
+    def start(self, *words: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Process:
+        """Run ``silo`` with these arguments. Settings come from here only, not from the caller's environment."""
+        number = len(self._running)
+        out, err = self.folder / f"{number}.out", self.folder / f"{number}.err"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("SILO_")}
+        paths = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH")]))
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "cluster.cli", *map(str, words)],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env={**clean, "PYTHONPATH": paths, **(env or {})},
+                cwd=cwd or self.folder,
+                start_new_session=True,
+            )
+        process = Process(popen, out, err)
+        self._running.append(process)
+        return process
+
+    def silo(self, name: str, *words: object, env: Mapping[str, str] | None = None) -> Process:
+        """``silo start`` with the actors of these tests, on free ports."""
+        return self.start(
+            "start", APP, "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *words, env=env
+        )  # fmt: skip
+
+    async def run(
+        self, *words: object, env: Mapping[str, str] | None = None, cwd: Path | None = None, within: float = 30.0
+    ) -> Ended:
+        """Run a command to its end."""
+        return await self.start(*words, env=env, cwd=cwd).ended(within=within)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that still run (Linux)."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is more than a zombie that nobody has waited for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in ("Z", "X")
+
+
+async def gone(*pids: int, within: float = 20.0) -> None:
+    """Return when none of the processes is left."""
+    await eventually(
+        f"the processes {pids} end", lambda: not any(is_running(pid) for pid in pids), within=within
+    )
+
+
