@@ -153,6 +153,11 @@ class Activation:
         for _ in range(16):  # a long queue of short turns must not hold up the loop
             if self._turn is not None or self.status is not Status.ACTIVE or not self._mailbox:
                 break
+            if self._closing_for is not None:
+                break  # what waits is handed on
+            if not self.runtime.may_act():
+                self.runtime.stop_acting()
+                return
             turn = self._mailbox.take()
             if turn.spec.lane is not Lane.TURN:
                 self._run_beside(turn)

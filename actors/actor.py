@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from actors.address import check_key, check_type, type_name_of
 from actors.handler import Handler, HandlerSpec, Lane
-from actors.ref import ActorRef, Receipt
+from actors.ref import UNSET, ActorRef, Receipt
 from actors.state import StateCodec
 
 if TYPE_CHECKING:
@@ -72,9 +72,12 @@ class Actor:
         max_queue: int | None = None,
         placement: str | Callable[..., str] | None = None,
         public: bool | None = None,
-        **kwargs: Any,
+        **unknown: Any,
     ) -> None:
-        super().__init_subclass__(**kwargs)
+        if unknown:
+            known = ", ".join(("type", *ActorOptions._fields))
+            raise TypeError(f"class {cls.__name__}: unknown options {', '.join(sorted(unknown))} (known: {known})")
+        super().__init_subclass__()
         try:
             cls._type = check_type(type_name_of(cls.__name__) if type is None else type)
         except ValueError as error:
@@ -88,16 +91,9 @@ class Actor:
             base.public if public is None else public,
         )
         _check_options(cls.__name__, cls._options)
-        cls._handlers = dict(cls._handlers)
-        for name, member in vars(cls).items():
-            if isinstance(member, Handler):
-                if name in _RESERVED:
-                    raise TypeError(
-                        f"{cls.__name__}.{name}: this name belongs to references; call the handler otherwise"
-                    )
-                cls._handlers[name] = member
-            elif name in cls._handlers:
-                raise TypeError(f"{cls.__name__}.{name} overrides a handler: decorate it with @handler too")
+        cls._handlers = _collect_handlers(cls)
+        if not inspect.iscoroutinefunction(_plain_receive(cls)):
+            raise TypeError(f"{cls.__name__}.receive must be `async def` without yield; a stream needs a @handler")
 
     async def receive(self, message: Any) -> Any:
         """What ``send(message)`` and ``ask(message)`` reach. Override it."""
@@ -169,13 +165,39 @@ class Actor:
         """On a typed reference: see ``ActorRef.send``. Inside the actor: a message to itself, run after this turn."""
         return self.own_ref.send(message)
 
-    def options(self, *, timeout: float | None = None, headers: dict[str, str] | None = None) -> Self:
-        """On a typed reference: see ``ActorRef.options``."""
-        options = {"timeout": timeout} | ({} if headers is None else {"headers": headers})
-        return cast("Self", self.own_ref.options(**options))  # type: ignore[arg-type]
+    def options(self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET) -> Self:
+        """On a typed reference: see ``ActorRef.options``. Inside the actor: a reference to itself."""
+        return cast("Self", self.own_ref.options(timeout=timeout, headers=headers))
 
 
-_RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"}
+_LATER = {
+    "cancel_reminder", "channel", "delete", "interrupt", "on_reminder", "publish", "remind", "signal", "steering",
+    "step", "stream_step", "wait_for",
+}  # fmt: skip
+_RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"} | _LATER
+
+
+def _plain_receive(actor: type[Actor]) -> Callable[..., Any]:
+    receive: Any = actor.receive
+    return receive.function if isinstance(receive, Handler) else receive
+
+
+def _collect_handlers(actor: type[Actor]) -> dict[str, Handler]:
+    """The handlers of the class and of all its bases, mixins included, by name."""
+    handlers: dict[str, Handler] = {}
+    for owner in reversed(actor.__mro__):
+        for name, member in vars(owner).items():
+            where = f"{owner.__name__}.{name}"
+            if not isinstance(member, Handler):
+                if name in handlers:
+                    raise TypeError(f"{where} overrides a handler: decorate it with @handler too")
+            elif name.startswith("_"):
+                raise TypeError(f"{where}: a handler's name must not begin with an underscore")
+            elif name in _RESERVED - {"receive"}:
+                raise TypeError(f"{where}: this name belongs to actors and references; call the handler otherwise")
+            elif name != "receive":
+                handlers[name] = member
+    return handlers
 
 
 _PLACEMENTS = ("balanced", "local", "hash", "random")
@@ -211,8 +233,9 @@ class ActorType:
             name: HandlerSpec(actor, name, handler.function, lane=handler.lane, public=handler.public)
             for name, handler in actor._handlers.items()
         }
-        receive = inspect.unwrap(actor.receive)
-        self.handlers[""] = HandlerSpec(actor, "", receive, lane=Lane.TURN, public=self.options.public)
+        receive: Any = actor.receive
+        public = self.options.public or (isinstance(receive, Handler) and receive.public)
+        self.handlers[""] = HandlerSpec(actor, "", _plain_receive(actor), lane=Lane.TURN, public=public)
         annotation = _state_annotation(actor)
         self.state = None if annotation is None else StateCodec(actor.__name__, annotation)
 

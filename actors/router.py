@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from actors.calls import Call, ResolveCall
 from actors.envelope import Located, Mode, Request, Resolve
-from actors.errors import ActorError, ClusterUnavailable, OutcomeUnknown
+from actors.errors import ActorError, ClusterUnavailable, MailboxFull, OutcomeUnknown
 from actors.ports import Link, Route
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.5
 _by_id = attrgetter("request.id")
+
+
+def _weight(call: Call) -> int:
+    return len(call.request.payload) + 1000
 
 
 class _Held:
@@ -40,6 +44,7 @@ class Router:
         self._runtime = runtime
         self._routes: dict[str, Route] = {}
         self._held: dict[str, _Held] = {}
+        self._held_bytes = 0
 
     @property
     def routes(self) -> int:
@@ -51,7 +56,7 @@ class Router:
         address = call.request.address
         if address not in self._held:
             activation = self._runtime.activations.get(address)
-            if activation is not None:
+            if activation is not None and self._runtime.may_act():
                 activation.accept(call.request, self._runtime.local)
                 return
             route = self._routes.get(address)
@@ -67,16 +72,16 @@ class Router:
         address = call.request.address
         call.link = None
         self._routes.pop(address, None)
+        if self._held_bytes > self._runtime.settings.max_held_bytes:
+            self._runtime.end_call(call, MailboxFull(f"{address}: too much waits for owners to be found; try later"))
+            return
         held = self._held.get(address)
         if held is None:
             held = self._held[address] = _Held(ask_first)
             self._runtime.spawn(self._resolve(address, held))
+        self._held_bytes += _weight(call)
         call.held_for = call.held_for or "its owner is being looked up"
         bisect.insort(held.calls, call, key=_by_id)
-
-    def forget(self, address: str) -> None:
-        """Drop a route that proved wrong."""
-        self._routes.pop(address, None)
 
     def _send(self, call: Call, link: Link) -> None:
         call.link = link
@@ -91,8 +96,7 @@ class Router:
         started = runtime.loop.time()
         delay = _FIRST_DELAY
         while True:
-            held.calls = [call for call in held.calls if runtime.is_open(call)]
-            if not held.calls:
+            if not self._still_wanted(held):
                 del self._held[address]
                 return
             try:
@@ -144,6 +148,21 @@ class Router:
             raise ClusterUnavailable(f"{address}: {link.peer} does not know where it lives")
         return Route(located.silo, located.epoch)
 
+    def _still_wanted(self, held: _Held) -> bool:
+        """Drop the calls that nobody waits for any more; whether any are left."""
+        for call in [call for call in held.calls if not self._runtime.is_open(call)]:
+            held.calls.remove(call)
+            self._held_bytes -= _weight(call)
+        return bool(held.calls)
+
+    def _take(self, address: str, held: _Held) -> list[Call]:
+        """Stop holding the address's calls."""
+        if self._held.get(address) is held:
+            del self._held[address]
+        self._held_bytes -= sum(map(_weight, held.calls))
+        calls, held.calls = held.calls, []
+        return calls
+
     def arrived(self, address: str) -> None:
         """The address has been activated here: deliver what waits for it."""
         held = self._held.get(address)
@@ -152,21 +171,18 @@ class Router:
 
     def _release(self, address: str, held: _Held, route: Route) -> None:
         """The owner is known: remember it and send what waited."""
-        del self._held[address]
         runtime = self._runtime
         if route.silo != runtime.directory.silo:
             if len(self._routes) >= runtime.settings.max_routes:
                 del self._routes[next(iter(self._routes))]
             self._routes[address] = route
         now = runtime.loop.time()
-        for call in held.calls:
+        for call in self._take(address, held):
             if runtime.is_open(call):
                 if call.expires != float("inf"):
                     call.request.timeout = max(call.expires - now, 0.001)
                 self.dispatch(call)
 
     def _refuse_all(self, address: str, held: _Held, error: ActorError) -> None:
-        if self._held.get(address) is held:
-            del self._held[address]
-        for call in held.calls:
+        for call in self._take(address, held):
             self._runtime.end_call(call, error)

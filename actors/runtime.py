@@ -42,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Largest encoded message, result or item."""
     max_mailbox_bytes: int = 256 * 2**20
     """Most bytes that may wait in one mailbox; one message is always let in."""
+    max_held_bytes: int = 256 * 2**20
+    """About how much may wait in all for owners to be found."""
     max_routes: int = 100_000
     """How many addresses' owners are remembered."""
 

@@ -88,7 +88,7 @@ class Turn:
         """What user code may know of the message."""
         request = self.request
         deadline = self.expires if self.expires != float("inf") else None
-        return Context(request.sender, request.message_id, deadline, request.key, request.headers)
+        return Context(request.sender, request.message_id, deadline, request.key, dict(request.headers))
 
     @property
     def chain(self) -> tuple[tuple[str, str], ...]:

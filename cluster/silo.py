@@ -5,10 +5,10 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
@@ -24,11 +24,13 @@ from cluster.member import Member
 from cluster.membership import Membership, NameTaken
 from cluster.placement import Placement
 from cluster.store import open_store
+from cluster.sweep import sweep
 from cluster.transport import Credentials, GrpcTransport
 
 log = logging.getLogger("cluster.silo")
 
 REPORT_EVERY = 2.0
+SWEEP_AFTER = 5.0
 
 _EVERYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104  # only compared with
 
@@ -101,7 +103,7 @@ class Silo:
         self._placement = Placement("")
         self._health: HealthServer | None = None
         self._loads: dict[str, int] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._token: Token[Caller | None] | None = None
         self._stopping = False
 
@@ -165,7 +167,7 @@ class Silo:
         )
         self._make_runtime(store, self._directory)
         await self._enter()
-        self._tasks.append(asyncio.create_task(self._report_load()))
+        self._spawn(self._report_load())
 
     def _make_runtime(self, store: Store, directory: Directory) -> None:
         self._runtime = Runtime(
@@ -249,6 +251,8 @@ class Silo:
             if self._loads.get(silo) != member.load:
                 self._placement.on_load(silo)
         gone = self._loads.keys() - members.keys()
+        if gone and self._runtime is not None and members and min(members) == self._runtime.directory.silo:
+            self._spawn(self._sweep())
         self._loads = {silo: member.load for silo, member in members.items()}
         if gone and self._transport is not None:
             for link in self._transport.links:
@@ -258,7 +262,7 @@ class Silo:
     def _on_lost(self) -> None:
         self.runtime.stop_acting()
         if not self._stopping:
-            self._tasks.append(asyncio.create_task(self._rejoin()))
+            self._spawn(self._rejoin())
 
     async def _rejoin(self) -> None:
         assert self._membership is not None
@@ -276,6 +280,21 @@ class Silo:
             else:
                 log.warning("%s has rejoined as %s", self.name, self._membership.silo)
                 return
+
+    async def _sweep(self) -> None:
+        """Clean up after dead silos, when those who need their actors at once have taken them over."""
+        assert self._etcd is not None
+        assert self._membership is not None
+        await asyncio.sleep(SWEEP_AFTER)
+        try:
+            await sweep(self._etcd, self._keys, self._membership.view.members)
+        except EtcdError as error:
+            log.info("the entries of dead silos stay for now: %s", error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _report_load(self) -> None:
         assert self._membership is not None
@@ -321,7 +340,7 @@ class Silo:
 
     async def _release(self, *, leave: bool = True) -> None:
         self._stopping = True
-        tasks, self._tasks = self._tasks, []
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
