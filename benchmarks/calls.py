@@ -1,0 +1,105 @@
+"""Remote calls between two processes on one machine, against other systems: ``python -m benchmarks.calls --help``.
+
+A payload of 100 bytes goes to one of 100 actors and back. Figures of different systems come from the same run; the
+ratios are of rounds, so what disturbs the machine for longer than a round disturbs both sides alike.
+"""
+
+import typer
+from rich.table import Table
+
+from benchmarks.command import Check, Json, Only, Rounds, Seconds, choose, execute, verdict
+from benchmarks.comparison import Comparison, Row
+from benchmarks.contest import Contestant, Terms, compete
+from benchmarks.report import Progress, Report, Spread, Target, machine, publish
+from cluster.exit_status import ExitStatus
+
+CALLERS = (1, 64, 256)
+MOST = CALLERS[-1]
+
+CONTESTANTS = (
+    Contestant(
+        "silo",
+        {"echo": "agentsilo: client to silo", "echo_later": "agentsilo: the same, a handler that awaits"},
+        peer="silo",
+    ),
+    Contestant("silo-to-silo", {"echo": "agentsilo: silo to silo"}, peer="silo_to_silo", etcd=True),
+    Contestant("grpc", {"echo": "grpc.aio unary, no actors"}, peer="grpc_unary"),
+    Contestant("xoscar", {"echo": "xoscar"}, peer="xoscar_actors", requires="xoscar"),
+    Contestant("ray", {"echo": "Ray, one async actor"}, peer="ray_actors", requires="ray", one_cpu_account=False),
+)
+
+TARGETS = {"grpc": 12.0, "xoscar": 8.0}
+
+NOTES = (
+    "The second line of a cell is the range over the rounds. CPU is that of all processes together.",
+    f'"ours" is how many times as many calls a second a client of a silo makes in the same round, with {MOST} callers.',
+)
+
+
+def main(
+    *,
+    seconds: Seconds = 2.0,
+    rounds: Rounds = 5,
+    json: Json = None,
+    only: Only = None,
+    check: Check = False,
+) -> None:
+    """Measure remote calls of 100 bytes between two processes, with 1, 64 and 256 callers."""
+    contestants, skipped = choose(CONTESTANTS, only)
+    terms = Terms(CALLERS, seconds, rounds)
+
+    async def measure() -> ExitStatus:
+        with Progress() as note:
+            samples, failed = await compete(contestants, terms, note)
+        comparison = Comparison(contestants, samples)
+        rows = comparison.rows()
+        report = Report(
+            benchmark="calls",
+            machine=machine(),
+            terms=terms,
+            rows=rows,
+            targets=[_target(comparison, name, factor) for name, factor in TARGETS.items()],
+            skipped=skipped,
+            failed=failed,
+            samples=samples,
+        )
+        publish(report, _table(comparison, rows), notes=NOTES, json=json)
+        return verdict(report.targets, failed, check=check)
+
+    execute(measure)
+
+
+def _target(comparison: Comparison, name: str, factor: float) -> Target:
+    ratio = _ours_to(comparison, name, "echo")
+    met = None if ratio is None else ratio.median >= factor
+    return Target(f"client to silo against {name}, {MOST} callers", factor, ratio, met)
+
+
+def _ours_to(comparison: Comparison, name: str, work: str) -> Spread | None:
+    return comparison.ratio(comparison.of("silo", "echo", MOST), comparison.of(name, work, MOST))
+
+
+def _table(comparison: Comparison, rows: list[Row]) -> Table:
+    table = Table(title="Remote calls of 100 bytes, 100 actors, two processes")
+    table.add_column("")
+    for name in ("p50 ms\nalone", "p99 ms\nalone", *(f"calls/s\nof {callers}" for callers in CALLERS)):
+        table.add_column(name, justify="right")
+    table.add_column(f"CPU µs/call\nof {MOST}", justify="right")
+    table.add_column(f"ours\nof {MOST}", justify="right")
+    for first in [row for row in rows if row.callers == CALLERS[0]]:
+        same = {row.callers: row for row in rows if (row.contestant, row.work) == (first.contestant, first.work)}
+        cpu = same[MOST].cpu if MOST in same else None
+        ratio = _ours_to(comparison, first.contestant, first.work)
+        table.add_row(
+            first.title,
+            first.p50.cell(".3f", unit=1e-3),
+            first.p99.cell(".3f", unit=1e-3),
+            *(same[callers].rate.cell() if callers in same else "" for callers in CALLERS),
+            cpu.cell(".1f", unit=1e-6) if cpu is not None else "",
+            ratio.cell(".1f") if ratio is not None else "",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,87 @@
+"""A contestant's process: ``python -m benchmarks.worker <peer> serve|call <place as JSON>``.
+
+It says Ready on stdout, then answers one command a line. The end of its stdin is its signal to go, so that none is
+left behind when the benchmark dies.
+"""
+
+import asyncio
+import itertools
+import os
+import sys
+from typing import IO, Literal, cast
+
+import msgspec
+
+from benchmarks.load import drive
+from benchmarks.peer import Answer, Caller, Command, Drive, Place, Ready, Served, load_peer
+from cluster.serve import run
+
+Role = Literal["serve", "call"]
+
+
+async def work(peer: str, role: Role, place: Place, answers: IO[bytes]) -> int:
+    """Be that process until stdin ends."""
+
+    def say(answer: Answer) -> None:
+        answers.write(msgspec.json.encode(answer) + b"\n")
+        answers.flush()
+
+    if role == "serve":
+        async with load_peer(peer).serve(place) as served:
+            say(_answer(Ready(served.endpoint)))
+            while (command := await _next_command()) is not None:
+                say(_count(served, command))
+    else:
+        numbers = itertools.count()
+        async with load_peer(peer).connect(place) as caller:
+            say(_answer(Ready()))
+            while (command := await _next_command()) is not None:
+                say(await _drive(caller, command, numbers))
+    return 0
+
+
+def _answer(value: object) -> Answer:
+    return Answer(msgspec.Raw(msgspec.json.encode(value)))
+
+
+def _count(served: Served, command: Command) -> Answer:
+    return Answer(error="a server drives no load") if isinstance(command, Drive) else _answer(served.count())
+
+
+async def _drive(caller: Caller, command: Command, numbers: "itertools.count[int]") -> Answer:
+    if not isinstance(command, Drive):
+        return Answer(error="a caller has no counters")
+    try:
+        window = await drive(
+            caller.works[command.work],
+            callers=command.callers,
+            seconds=command.seconds,
+            numbers=numbers,
+            contexts=caller.contexts,
+        )
+    except* Exception as errors:
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        answer = Answer(error=f"{type(error).__name__}: {error}")
+    else:
+        answer = _answer(window)
+    return answer
+
+
+async def _next_command() -> Command | None:
+    line = await asyncio.to_thread(sys.stdin.readline)
+    return msgspec.json.decode(line, type=Command) if line else None
+
+
+def _answers() -> IO[bytes]:
+    """Stdout for the answers alone: what the contestants' own code prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return answers
+
+
+if __name__ == "__main__":
+    _peer, _role, _place = sys.argv[1:]
+    _settings = msgspec.json.decode(_place, type=Place)
+    sys.exit(run(lambda: work(_peer, cast("Role", _role), _settings, _answers())))
