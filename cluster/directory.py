@@ -209,6 +209,7 @@ class EtcdDirectory:
             return False
         self.groups += 1
         self.writes += len(group)
+        known = self._membership.revision
         try:
             result = await self._etcd.txn([], [write.op for write in group])
         except EtcdError as error:
@@ -216,6 +217,7 @@ class EtcdDirectory:
                 if not write.done.done():
                     write.done.set_exception(error)
         else:
+            self._membership.on_revision(result.revision, known=known)
             for write, response in zip(group, result.responses, strict=True):
                 assert isinstance(response, TxnResult)
                 if not write.done.done():

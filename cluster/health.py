@@ -29,8 +29,13 @@ class HealthServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, listen: str) -> str:
-        """Listen on ``host:port`` (port 0 picks one) and return the bound address. Raises ``OSError``."""
+        """Listen on ``host:port`` (port 0 picks one) and return the bound address.
+
+        Raises ``ValueError`` for what is no such address, ``OSError`` for one that cannot be used.
+        """
         host, _, port = listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65_535:
+            raise ValueError(f"the HTTP address {listen!r} must be host:port, as in 127.0.0.1:7480")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         bound = socket.socket(family, socket.SOCK_STREAM)
         try:

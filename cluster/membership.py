@@ -82,6 +82,9 @@ class Membership:
         self._tasks: list[asyncio.Task[None]] = []
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost = True
+        self._updating = asyncio.Lock()
+        self.revision = 0
+        """The highest revision of etcd that this silo has seen."""
         self.on_change: Callable[[], None] = lambda: None
 
     @property
@@ -107,6 +110,10 @@ class Membership:
         ``NameTaken`` or ``EtcdError``.
         """
         await self.stop()
+        if self._lease is not None:  # of the incarnation that was lost: it would hold the name until it ends
+            with contextlib.suppress(EtcdError):
+                await self._etcd.revoke(self._lease.id)
+            self._lease = None
         lease = await self._etcd.grant(self._ttl)
         keep_alive = self._etcd.keep_alive(lease, clock=self._clock)
         try:
@@ -148,16 +155,30 @@ class Membership:
 
     async def update(self, **changes: object) -> None:
         """Change fields of the own record. Raises ``EtcdError``."""
-        if self.member is None or self._lost:
-            return
-        member = msgspec.structs.replace(self.member, **changes)
-        key = self._keys.silo(member.silo)
-        result = await self._etcd.txn([Compare.exists(key)], [Op.put(key, member.encode(), lease=member.lease)])
-        if result.succeeded:
-            self.member = member
+        async with self._updating:  # each begins with what the one before has made
+            if self.member is None or self._lost:
+                return
+            member = msgspec.structs.replace(self.member, **changes)
+            key = self._keys.silo(member.silo)
+            result = await self._etcd.txn([Compare.exists(key)], [Op.put(key, member.encode(), lease=member.lease)])
+            if result.succeeded and self.silo == member.silo:
+                self.member = member
+
+    def on_revision(self, revision: int, *, known: int) -> None:
+        """etcd has answered at ``revision``; ``known`` was the highest one when it was asked.
+
+        An older answer means that etcd was restored: claims may be gone that this silo acts upon.
+        """
+        if revision < known:
+            self.revision = revision
+            self._lose(f"etcd has gone back from revision {known} to {revision}, and may have forgotten its claims")
+        else:
+            self.revision = max(self.revision, revision)
 
     async def _relist(self) -> None:
+        known = self.revision
         found = await self._etcd.get(self._keys.silos, prefix=True)
+        self.on_revision(found.revision, known=known)
         if self.view.on_snapshot(found.revision, {kv.key: kv.value for kv in found.kvs}):
             self._notify()
 
@@ -172,6 +193,7 @@ class Membership:
                         value = event.kv.value if event.kind is EventKind.PUT else None
                         changed |= self.view.on_event(event.kv.key, value, event.kv.mod_revision)
                     self.view.revision = max(self.view.revision, batch.revision)
+                    self.revision = max(self.revision, batch.revision)
                     if changed:
                         self._notify()
                     if not self._check_own_record():

@@ -48,8 +48,12 @@ class Placement:
     def _by_strategy(self, strategy: str, type_name: str, address: str, candidates: list[Member]) -> str:
         function = self.functions.get(type_name)
         if function is not None:
-            chosen = function(address, candidates)
-            if chosen not in {member.silo for member in candidates}:
+            try:
+                chosen = function(address, candidates)
+            except Exception as error:  # whatever a user's code raises
+                reason = f"{type(error).__name__}: {error}"
+                raise ClusterUnavailable(f"{address}: its placement function raised {reason}") from error
+            if chosen not in [member.silo for member in candidates]:
                 raise ClusterUnavailable(f"{address}: its placement function chose {chosen!r}, which is no candidate")
             return chosen
         if strategy == "local" and any(member.silo == self.silo for member in candidates):

@@ -31,6 +31,7 @@ log = logging.getLogger("cluster.silo")
 
 REPORT_EVERY = 2.0
 SWEEP_AFTER = 5.0
+ANNOUNCE_LIMIT = 0.5  # what is left of the lease when etcd does not answer is for storing
 
 _EVERYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104  # only compared with
 
@@ -158,8 +159,9 @@ class Silo:
 
     async def _start_member(self, store: Store, endpoints: list[str]) -> None:
         clock = SystemClock()
+        await self._reach_etcd(endpoints)
         self._etcd = EtcdClient(endpoints, **self._etcd_options)  # type: ignore[arg-type]
-        await self._reach_etcd(self._etcd)
+        await self._etcd.connect()
         self._membership = Membership(self._etcd, self._keys, clock=clock, ttl=self._lease_ttl, on_lost=self._on_lost)
         self._membership.on_change = self._on_members
         self._directory = EtcdDirectory(
@@ -182,19 +184,24 @@ class Silo:
             if callable(actor_type.options.placement):
                 self._placement.functions[actor_type.name] = actor_type.options.placement
 
-    async def _reach_etcd(self, etcd: EtcdClient) -> None:
+    async def _reach_etcd(self, endpoints: list[str]) -> None:
+        """Return when etcd answers; say every few seconds that it does not."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         while True:
+            left = started + self._etcd_timeout - loop.time()
+            probe = EtcdClient(endpoints, timeout=min(2.0, max(left, 0.1)), **self._etcd_options)  # type: ignore[arg-type]
             try:
-                await etcd.connect()
+                await probe.connect()
                 return
             except EtcdUnavailable as error:
                 waited = loop.time() - started
+                log.warning("waiting for etcd, %.0f of %.0f s: %s", waited, self._etcd_timeout, error)
                 if waited >= self._etcd_timeout:
                     raise
-                log.warning("waiting for etcd, %.0f of %.0f s: %s", waited, self._etcd_timeout, error)
-                await asyncio.sleep(min(1.0, self._etcd_timeout / 10))
+            finally:
+                await probe.close()
+            await asyncio.sleep(min(0.5, self._etcd_timeout / 10))
 
     async def _enter(self) -> None:
         """Become a member as a new incarnation: new id, new links, new lease."""
@@ -291,10 +298,11 @@ class Silo:
         except EtcdError as error:
             log.info("the entries of dead silos stay for now: %s", error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _report_load(self) -> None:
         assert self._membership is not None
@@ -319,7 +327,8 @@ class Silo:
         self._stopping = True
         try:
             if self._runtime is not None:
-                await self._announce_draining()
+                announcing = self._spawn(self._announce_draining())
+                await asyncio.wait({announcing}, timeout=ANNOUNCE_LIMIT)
                 await self._runtime.drain(limit=self._drain_limit)
         finally:
             await self._release()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,13 @@ class Counter(Actor, placement=by_name):
         """Changes the state, then waits for ``finish``."""
         self.state.value += amount
         await self.gate.wait()
+        return self.state.value
+
+    @handler
+    async def add_and_stall(self, amount: int, seconds: float) -> int:
+        """Changes the state, and blocks the whole event loop."""
+        self.state.value += amount
+        time.sleep(seconds)  # noqa: ASYNC251  # the fault to survive
         return self.state.value
 
     def __init__(self) -> None:
