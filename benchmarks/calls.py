@@ -63,16 +63,14 @@ def main(
             failed=failed,
             samples=samples,
         )
-        publish(report, _table(comparison, rows), notes=NOTES, json=json)
-        return verdict(report.targets, failed, check=check)
+        publish(report, [_table(comparison, rows)], notes=NOTES, json=json)
+        return verdict(failed, met=all(target.met for target in report.targets) or not check)
 
     execute(measure)
 
 
 def _target(comparison: Comparison, name: str, factor: float) -> Target:
-    ratio = _ours_to(comparison, name, "echo")
-    met = None if ratio is None else ratio.median >= factor
-    return Target(f"client to silo against {name}, {MOST} callers", factor, ratio, met)
+    return Target.at_least(factor, _ours_to(comparison, name, "echo"), f"client to silo against {name}, {MOST} callers")
 
 
 def _ours_to(comparison: Comparison, name: str, work: str) -> Spread | None:

@@ -44,8 +44,18 @@ class Target(msgspec.Struct, frozen=True):
     what: str
     target: float
     measured: Spread | None
-    met: bool | None
+    met: bool
     """Whether the median meets it."""
+
+    @staticmethod
+    def at_least(target: float, measured: Spread | None, what: str) -> "Target":
+        """More is better."""
+        return Target(what, target, measured, measured is not None and measured.median >= target)
+
+    @staticmethod
+    def at_most(target: float, measured: Spread | None, what: str) -> "Target":
+        """Less is better."""
+        return Target(what, target, measured, measured is not None and measured.median <= target)
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -82,8 +92,8 @@ def machine() -> dict[str, str | int]:
     return found
 
 
-def publish(report: Report, table: Table, *, notes: Sequence[str], json: Path | None) -> None:
-    """Print the table with its targets and notes; write the JSON to a file, or instead of the table with ``-``."""
+def publish(report: Report, tables: Sequence[Table], *, notes: Sequence[str], json: Path | None) -> None:
+    """Print the tables with their targets and notes; write the JSON to a file, or instead of that with ``-``."""
     encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
     if json == Path("-"):
         sys.stdout.write(encoded.decode() + "\n")
@@ -93,7 +103,8 @@ def publish(report: Report, table: Table, *, notes: Sequence[str], json: Path | 
     console = Console()
     if not console.is_terminal:
         console = Console(width=130)
-    console.print(table)
+    for table in tables:
+        console.print(table)
     for target in report.targets:
         console.print(_verdict(target))
     for name, reason in report.skipped.items():

@@ -8,7 +8,8 @@ import asyncio
 import itertools
 import os
 import sys
-from typing import IO, Literal, cast
+from collections.abc import Callable
+from typing import Literal, cast
 
 import msgspec
 
@@ -19,33 +20,29 @@ from cluster.serve import run
 Role = Literal["serve", "call"]
 
 
-async def work(peer: str, role: Role, place: Place, answers: IO[bytes]) -> int:
+async def work(peer: str, role: Role, place: Place, say: Callable[[Answer], None]) -> int:
     """Be that process until stdin ends."""
-
-    def say(answer: Answer) -> None:
-        answers.write(msgspec.json.encode(answer) + b"\n")
-        answers.flush()
-
     if role == "serve":
         async with load_peer(peer).serve(place) as served:
-            say(_answer(Ready(served.endpoint)))
+            say(answer_with(Ready(served.endpoint)))
             while (command := await _next_command()) is not None:
                 say(_count(served, command))
     else:
         numbers = itertools.count()
         async with load_peer(peer).connect(place) as caller:
-            say(_answer(Ready()))
+            say(answer_with(Ready()))
             while (command := await _next_command()) is not None:
                 say(await _drive(caller, command, numbers))
     return 0
 
 
-def _answer(value: object) -> Answer:
+def answer_with(value: object) -> Answer:
+    """An answer that is a value."""
     return Answer(msgspec.Raw(msgspec.json.encode(value)))
 
 
 def _count(served: Served, command: Command) -> Answer:
-    return Answer(error="a server drives no load") if isinstance(command, Drive) else _answer(served.count())
+    return Answer(error="a server drives no load") if isinstance(command, Drive) else answer_with(served.count())
 
 
 async def _drive(caller: Caller, command: Command, numbers: "itertools.count[int]") -> Answer:
@@ -65,7 +62,7 @@ async def _drive(caller: Caller, command: Command, numbers: "itertools.count[int
             error = error.exceptions[0]
         answer = Answer(error=f"{type(error).__name__}: {error}")
     else:
-        answer = _answer(window)
+        answer = answer_with(window)
     return answer
 
 
@@ -74,14 +71,20 @@ async def _next_command() -> Command | None:
     return msgspec.json.decode(line, type=Command) if line else None
 
 
-def _answers() -> IO[bytes]:
-    """Stdout for the answers alone: what the contestants' own code prints goes to stderr."""
-    answers = os.fdopen(os.dup(1), "wb")
+def open_answers() -> Callable[[Answer], None]:
+    """Keep stdout for answers alone: what the contestants' own code prints goes to stderr."""
+    stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    return answers
+
+    def say(answer: Answer) -> None:
+        stream.write(msgspec.json.encode(answer) + b"\n")
+        stream.flush()
+
+    return say
 
 
 if __name__ == "__main__":
     _peer, _role, _place = sys.argv[1:]
     _settings = msgspec.json.decode(_place, type=Place)
-    sys.exit(run(lambda: work(_peer, cast("Role", _role), _settings, _answers())))
+    _say = open_answers()
+    sys.exit(run(lambda: work(_peer, cast("Role", _role), _settings, _say)))
