@@ -15,7 +15,7 @@ from actors.runtime import Runtime, Settings
 from cluster.clock import SystemClock
 from cluster.etcd import EtcdClient, EtcdError, Tls
 from cluster.keys import Keys
-from cluster.member import Member
+from cluster.member import Member, readable
 from cluster.store import MemoryStore
 from cluster.transport import Credentials, GrpcTransport
 
@@ -167,7 +167,7 @@ class Client:
             found = await self._etcd.get(self._keys.silos, prefix=True)
         except EtcdError as error:
             raise ConnectionError(str(error)) from error
-        members = [Member.decode(kv.value) for kv in found.kvs]
+        members = readable({kv.key: kv.value for kv in found.kvs})
         return sorted(members, key=lambda member: (member.draining, secrets.randbits(16)))
 
     async def placements(self, type: str | None = None) -> dict[str, str]:

@@ -1,6 +1,11 @@
 """What a silo tells the others about itself."""
 
+import logging
+from collections.abc import Iterator, Mapping
+
 import msgspec
+
+log = logging.getLogger("cluster.membership")
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +37,15 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def decode(value: bytes) -> "Member":
         """Raises ``msgspec.DecodeError`` or ``msgspec.ValidationError``."""
         return _decoder.decode(value)
+
+
+def readable(records: Mapping[str, bytes]) -> Iterator[Member]:
+    """The members of those records, by key, that can be read; the others are named in the log and left out."""
+    for key, value in records.items():
+        try:
+            yield Member.decode(value)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            log.warning("the member record %s cannot be read and is ignored: %s", key, error)
 
 
 _decoder = msgspec.json.Decoder(Member)

@@ -14,7 +14,7 @@ from actors.errors import ClusterUnavailable
 from actors.ports import Clock
 from cluster.etcd import Compacted, Compare, EtcdClient, EtcdError, EventKind, KeepAlive, Lease, Op
 from cluster.keys import Keys
-from cluster.member import Member
+from cluster.member import Member, readable
 
 log = logging.getLogger("cluster.membership")
 
@@ -33,10 +33,8 @@ class MembershipView:
     def on_snapshot(self, revision: int, members: dict[str, bytes]) -> bool:
         """Replace the view. Returns whether it changed."""
         before = self.members
-        self.members = {}
         self.revision = revision
-        for key, value in members.items():
-            self._put(key, value)
+        self.members = {member.silo: member for member in readable(members)}
         return before != self.members
 
     def on_event(self, key: str, value: bytes | None, revision: int) -> bool:
@@ -48,18 +46,11 @@ class MembershipView:
             return False
         if value is None:
             return self.members.pop(key.rpartition("/")[2], None) is not None
-        return self._put(key, value)
-
-    def _put(self, key: str, value: bytes) -> bool:
-        try:
-            member = Member.decode(value)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            log.warning("the member record %s cannot be read and is ignored: %s", key, error)
-            return False
-        if self.members.get(member.silo) == member:
-            return False
-        self.members[member.silo] = member
-        return True
+        changed = False
+        for member in readable({key: value}):
+            changed = self.members.get(member.silo) != member
+            self.members[member.silo] = member
+        return changed
 
 
 class Membership:
