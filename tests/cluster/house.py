@@ -90,9 +90,9 @@ def membership_of(silo: Silo) -> Membership:
 
 
 @contextmanager
-def calling_from(silo: Silo) -> Iterator[None]:
-    """References used in the block call through this silo."""
-    token = current_caller.set(silo.runtime)
+def calling_from(source: Silo | Client) -> Iterator[None]:
+    """References used in the block call through this silo or client."""
+    token = current_caller.set(source._runtime)
     try:
         yield
     finally:
