@@ -14,16 +14,19 @@ from cluster.serve import run
 Seconds = Annotated[float, typer.Option(min=0.05, help="How long each figure is measured in each round.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often every contestant is measured.")]
 Json = Annotated[Path | None, typer.Option(help="Write all figures to this file; - prints them instead of the table.")]
-Only = Annotated[list[str] | None, typer.Option(help="A contestant to measure; repeatable. Default: all.")]
+Only = Annotated[list[str] | None, typer.Option(help="A row of the table to measure; repeatable. Default: all.")]
 Check = Annotated[bool, typer.Option("--check", help="Exit with status 1 unless the targets are measured and met.")]
+
+
+def check_names(only: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Raise ``typer.BadParameter`` for an unknown name."""
+    if unknown := sorted(set(only or ()) - set(known)):
+        raise typer.BadParameter(f"unknown: {', '.join(unknown)} (known: {', '.join(known)})", param_hint="--only")
 
 
 def choose(contestants: Sequence[Contestant], only: Sequence[str] | None) -> tuple[list[Contestant], dict[str, str]]:
     """Those that take part, and by name why others do not. Raises ``typer.BadParameter`` for an unknown name."""
-    names = [contestant.name for contestant in contestants]
-    unknown = sorted(set(only or ()) - set(names))
-    if unknown:
-        raise typer.BadParameter(f"unknown contestants {unknown}; known are {names}", param_hint="--only")
+    check_names(only, [contestant.name for contestant in contestants])
     chosen = [contestant for contestant in contestants if not only or contestant.name in only]
     missing = {one.name: f"{one.requires} is not installed" for one in chosen if not installed(one.requires)}
     return [contestant for contestant in chosen if contestant.name not in missing], missing

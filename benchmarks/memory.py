@@ -13,7 +13,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from benchmarks.command import Check, Json, Rounds, execute, verdict
+from benchmarks.command import Check, Json, Only, Rounds, check_names, execute, verdict
 from benchmarks.footprint import proportional_memory
 from benchmarks.idle_activations import BASE, Idle, Measured
 from benchmarks.process import WorkerFailed, start_process
@@ -88,6 +88,7 @@ def main(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long a silo is left alone before it is measured.")] = 1.0,
     rounds: Rounds = 3,
+    only: Only = None,
     census: Annotated[
         bool, typer.Option("--census", help="List the objects that an activation is made of. Slow.")
     ] = False,
@@ -96,11 +97,13 @@ def main(
 ) -> None:
     """Measure the memory that an idle activation takes, with an empty state and with none."""
     terms = Terms(sorted(size or SIZES), seconds, rounds)
+    check_names(only, [kind.name for kind in KINDS])
+    kinds = [kind for kind in KINDS if not only or kind.name in only]
 
     async def measure() -> ExitStatus:
         with Progress() as note:
-            samples, failed = await _fill_silos(terms, note)
-            counted = await _count_objects(terms, note) if census else []
+            samples, failed = await _fill_silos(kinds, terms, note)
+            counted = await _count_objects(kinds, terms, note) if census else []
         rows = _rows(samples)
         judged = [row.bytes_each for row in rows if row.kind in TARGET_KINDS]
         most = max(judged, key=lambda spread: spread.median, default=None)
@@ -119,11 +122,11 @@ def main(
     execute(measure)
 
 
-async def _fill_silos(terms: Terms, note: Progress) -> tuple[list[Sample], dict[str, str]]:
+async def _fill_silos(kinds: Sequence[Kind], terms: Terms, note: Progress) -> tuple[list[Sample], dict[str, str]]:
     samples: list[Sample] = []
     failed: dict[str, str] = {}
     for number in range(1, terms.rounds + 1):
-        for kind in KINDS:
+        for kind in kinds:
             if kind.name in failed:
                 continue
             note(f"round {number} of {terms.rounds}: {kind.title}")
@@ -134,10 +137,10 @@ async def _fill_silos(terms: Terms, note: Progress) -> tuple[list[Sample], dict[
     return samples, failed
 
 
-async def _count_objects(terms: Terms, note: Progress) -> list[Sample]:
+async def _count_objects(kinds: Sequence[Kind], terms: Terms, note: Progress) -> list[Sample]:
     """A census of each kind at the largest size, in processes of their own: counting disturbs the measurement."""
     found = []
-    for kind in KINDS:
+    for kind in kinds:
         note(f"objects: {kind.title}")
         found.extend(await _fill_silo(kind, msgspec.structs.replace(terms, sizes=terms.sizes[-1:]), 0, census=True))
     return found

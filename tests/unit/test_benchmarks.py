@@ -1,0 +1,169 @@
+"""Each benchmark runs, briefly and without rivals from elsewhere, and says what it should."""
+
+import asyncio
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from benchmarks.calls import CONTESTANTS
+from benchmarks.command import choose
+from benchmarks.comparison import Comparison
+from benchmarks.contest import Contestant, Sample, Terms, compete
+from benchmarks.footprint import Census
+from benchmarks.load import Window, drive, percentile
+from benchmarks.report import Spread, Target
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str) -> Any:
+    line = [sys.executable, "-m", *command, "--json", "-"]
+    finished = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout)
+    assert report["failed"] == {}
+    assert report["machine"]["cores"] >= 1
+    assert report["rows"]
+    assert report["samples"]
+    return report
+
+
+def spread(figure: Any) -> float:
+    assert 0 < figure["least"] <= figure["median"] <= figure["greatest"]
+    return float(figure["median"])
+
+
+def test_calls() -> None:
+    report = run(
+        "benchmarks.calls", "--seconds", "0.1", "--rounds", "1",
+        "--only", "silo", "--only", "silo-to-silo", "--only", "grpc",
+    )  # fmt: skip
+    assert report["benchmark"] == "calls"
+    assert {(row["contestant"], row["work"], row["callers"]) for row in report["rows"]} == {
+        (contestant, work, callers)
+        for contestant, work in (
+            ("silo", "echo"), ("silo", "echo_later"), ("silo-to-silo", "echo"), ("grpc", "echo"),
+        )
+        for callers in (1, 64, 256)
+    }  # fmt: skip
+    for row in report["rows"]:
+        assert spread(row["p50"]) <= spread(row["p99"])
+        assert spread(row["rate"]) > 0
+    against_grpc, against_xoscar = report["targets"]
+    assert spread(against_grpc["measured"]) > 0
+    assert against_xoscar["measured"] is None
+    assert against_xoscar["met"] is False
+
+
+def test_activations() -> None:
+    report = run(
+        "benchmarks.activations", "--seconds", "0.1", "--rounds", "1",
+        "--only", "3-silos", "--only", "claims",
+    )  # fmt: skip
+    assert report["benchmark"] == "activations"
+    assert {(row["contestant"], row["work"]) for row in report["rows"]} == {
+        ("3-silos", "activate"), ("claims", "activate"),
+    }  # fmt: skip
+    for sample in report["samples"]:
+        if sample["contestant"] != "claims":
+            assert sample["counts"]["activations"] == sample["window"]["calls"]
+            assert sample["counts"]["writes"] >= sample["window"]["calls"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory() -> None:
+    report = run(
+        "benchmarks.memory", "--seconds", "0", "--rounds", "1", "--size", "1500", "--only", "state", "--only", "etcd"
+    )
+    assert report["benchmark"] == "memory"
+    assert {(row["kind"], row["activations"]) for row in report["rows"]} == {(kind, 1500) for kind in ("state", "etcd")}
+    [target] = report["targets"]
+    assert spread(target["measured"]) < 64 * 1024
+
+
+def test_a_census_counts_what_was_added() -> None:
+    class Added:
+        __slots__ = ("text",)
+
+        def __init__(self, number: int) -> None:
+            self.text = f"a text of its own, {number}"
+
+    before = Census()
+    added = [Added(number) for number in range(1000)]
+    after = Census()
+    (name,) = [name for name in after.count if name.endswith("Added")]
+    assert after.count[name] - before.count[name] == len(added)
+    assert after.count["str"] - before.count["str"] >= len(added)
+    assert after.size["str"] - before.size["str"] >= len(added) * sys.getsizeof(added[0].text)
+
+
+def test_an_unknown_contestant_is_a_wrong_option() -> None:
+    with pytest.raises(typer.BadParameter, match=r"unknown: nobody \(known: silo, "):
+        choose(CONTESTANTS, ["nobody"])
+
+
+def test_a_contestant_that_is_not_installed_is_skipped() -> None:
+    here, absent = (Contestant(name, {}, peer=name, requires=name) for name in ("grpc", "no_such_package"))
+    assert choose([here, absent], None) == ([here], {"no_such_package": "no_such_package is not installed"})
+
+
+def test_ctrl_c_leaves_no_process_behind() -> None:
+    command = [sys.executable, "-m", "benchmarks.calls", "--seconds", "30", "--rounds", "1", "--only", "silo"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as benchmark:
+        assert benchmark.stderr is not None
+        line = benchmark.stderr.readline()
+        assert "round 1 of 1: silo" in line
+        benchmark.send_signal(signal.SIGINT)
+        _, errors = benchmark.communicate(timeout=30)
+    assert benchmark.returncode == 130
+    assert "interrupted" in errors
+
+
+async def test_a_contestant_that_breaks_down_is_left_out() -> None:
+    broken = Contestant("broken", {"echo": "broken"}, peer="no_such_peer")
+    notes: list[str] = []
+    samples, failed = await compete([broken], Terms((1,), 0.05, 3), notes.append)
+    assert samples == []
+    assert "No module named 'benchmarks.peers.no_such_peer'" in failed["broken"]
+    assert notes == ["round 1 of 3: broken", "broken failed and is left out from now on"]
+
+
+async def test_the_first_failing_call_ends_the_load() -> None:
+    async def call(number: int) -> None:
+        await asyncio.sleep(0)
+        if number == 7:
+            raise ValueError("seven")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await drive(call, callers=2, seconds=60, numbers=itertools.count())
+    assert caught.group_contains(ValueError, match="seven")
+
+
+def test_percentiles_are_nearest_ranks() -> None:
+    values = [float(value) for value in range(1, 201)]
+    assert [percentile(values, percent) for percent in (0, 50, 99, 100)] == [1, 100, 198, 200]
+    assert percentile([5.0], 99) == 5.0
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    def sample(contestant: str, number: int, calls: int) -> Sample:
+        return Sample(contestant, "echo", number, 64, Window(calls, 1.0, 0.1, 0.2), {}, {})
+
+    ours = [sample("ours", number, calls) for number, calls in ((1, 100), (2, 1000), (3, 300))]
+    theirs = [sample("theirs", number, calls) for number, calls in ((2, 100), (3, 100))]
+    comparison = Comparison([], [*ours, *theirs])
+    assert comparison.ratio(ours, theirs) == Spread(6.5, 3.0, 10.0)
+    assert comparison.ratio(ours, []) is None
+
+
+def test_a_target_that_was_not_measured_is_not_met() -> None:
+    assert not Target.at_least(3.0, None, "x").met
+    assert Target.at_least(3.0, Spread(3.0, 1.0, 9.0), "x").met
+    assert not Target.at_most(3.0, Spread(3.1, 1.0, 9.0), "x").met
