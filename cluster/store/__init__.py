@@ -6,6 +6,8 @@ from urllib.parse import quote, unquote
 from actors.ports import Store
 from cluster.store.errors import StoreInUse, UnusableStore
 from cluster.store.memory import MemoryData, MemoryStore
+from cluster.store.postgres import PostgresStore
+from cluster.store.postgres_errors import OutcomeInDoubt
 from cluster.store.sqlite import SqliteStore
 from cluster.store.statistics import StoreStatistics
 
@@ -13,6 +15,8 @@ __all__ = [
     "LocalStore",
     "MemoryData",
     "MemoryStore",
+    "OutcomeInDoubt",
+    "PostgresStore",
     "SqliteStore",
     "StoreInUse",
     "StoreStatistics",
@@ -20,7 +24,7 @@ __all__ = [
     "open_store",
 ]
 
-_SUPPORTED = "supported are memory:, sqlite:///relative.db and sqlite:////absolute.db"
+_SUPPORTED = "supported are memory:, sqlite:///relative.db, sqlite:////absolute.db and postgresql://host/database"
 
 
 class LocalStore(Store, Protocol):
@@ -36,11 +40,12 @@ class LocalStore(Store, Protocol):
 
 
 async def open_store(url: str) -> LocalStore:
-    """Open the store of a URL: ``memory:``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
+    """Open the store of a URL: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or
+    ``postgresql://user:password@host:port/database``.
 
-    The path may be percent-encoded. Each ``memory:`` is a new store. Raises ``ValueError`` for a URL that names no
-    store, ``UnusableStore`` for one that this silo must not use, ``StoreUnavailable`` for one that is away just now.
-    Cancelling gives everything back.
+    Path, user and password may be percent-encoded. Each ``memory:`` is a new store. Raises ``ValueError`` for a URL
+    that names no store, ``UnusableStore`` for one that this silo must not use, ``StoreUnavailable`` for one that is
+    away just now. Cancelling gives everything back.
     """
     scheme, colon, rest = url.partition(":")
     if not colon:
@@ -53,7 +58,7 @@ async def open_store(url: str) -> LocalStore:
     if scheme == "sqlite":
         return await SqliteStore.open_file(_sqlite_path(rest))
     if scheme in ("postgres", "postgresql"):
-        raise ValueError(f"store URL: this release has no PostgreSQL store; {_SUPPORTED}")
+        return await PostgresStore.open_url(url)
     raise ValueError(f"store URL: unknown scheme {scheme!r}; {_SUPPORTED}")
 
 

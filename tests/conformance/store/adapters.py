@@ -1,11 +1,13 @@
 """The stores that the conformance suite runs over. A new store is a new class here and an entry in ``ADAPTERS``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 from cluster.store import LocalStore, MemoryData, MemoryStore, open_store
+from tests.conformance.store.postgres_server import shared_server
 
 
 class Place(Protocol):
@@ -39,16 +41,44 @@ class SqlitePlace:
         return await open_store(self.url)
 
 
+class PostgresPlace:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def open(self) -> LocalStore:
+        return await open_store(self.url)
+
+
 NewPlace = Callable[[], Place]
 
 
-def memory(_folder: Path) -> NewPlace:
-    return MemoryPlace
+@contextmanager
+def memory(_folder: Path) -> Iterator[NewPlace]:
+    yield MemoryPlace
 
 
-def sqlite(folder: Path) -> NewPlace:
+@contextmanager
+def sqlite(folder: Path) -> Iterator[NewPlace]:
     numbers = count()
-    return lambda: SqlitePlace(folder / f"{next(numbers)}.db")
+    yield lambda: SqlitePlace(folder / f"{next(numbers)}.db")
 
 
-ADAPTERS: dict[str, Callable[[Path], NewPlace]] = {"memory": memory, "sqlite": sqlite}
+@contextmanager
+def postgres(_folder: Path) -> Iterator[NewPlace]:
+    server = shared_server()
+    urls: list[str] = []
+
+    def new_place() -> Place:
+        urls.append(server.lend_database())
+        return PostgresPlace(urls[-1])
+
+    yield new_place
+    for url in urls:
+        server.take_back(url)
+
+
+ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[NewPlace]]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "postgres": postgres,
+}

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +8,10 @@ from tests.conformance.store.adapters import ADAPTERS, NewPlace
 
 
 @pytest.fixture(params=ADAPTERS)
-def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> NewPlace:
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewPlace]:
     """Makes an empty store of the adapter under test."""
-    return ADAPTERS[request.param](tmp_path)
+    with ADAPTERS[request.param](tmp_path) as new_place:
+        yield new_place
 
 
 @pytest.fixture

