@@ -1,4 +1,4 @@
-"""One actor in memory: its state, its lanes, and its way from claim to release."""
+"""One actor in memory: its lanes, and its way from claim to release."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from actors import failure
 from actors.actor import Actor, ActorType, current_turn
+from actors.durable_state import DurableState
 from actors.envelope import Envelope, Failure, Mode, Request
 from actors.errors import (
     ActorError,
@@ -14,14 +15,13 @@ from actors.errors import (
     ClusterUnavailable,
     ConnectionLost,
     MailboxFull,
-    SerializationFailed,
+    OutcomeUnknown,
     Timeout,
     UnknownHandler,
 )
 from actors.handler import HandlerSpec, Lane
 from actors.mailbox import Mailbox
 from actors.ports import Commit, Fenced, StoreUnavailable
-from actors.state import StateCodec
 from actors.turn import LIFECYCLE, Lifecycle, Turn
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from actors.runtime import LocalCaller, Runtime
 
 log = logging.getLogger("actors")
+
+AT_ONCE = 16  # turns started in one go: a long queue of short turns must not hold up the loop
 
 
 class Status(Enum):
@@ -44,15 +46,20 @@ class Activation:
     """The only live copy of an actor, owned by epoch.
 
     Three lanes: turns, exclusive and in order of arrival; read-only calls and control calls, which run beside them.
-    What a turn changed is committed before its answer leaves; a commit that fails ends the activation.
+    What a turn changed is committed before its answer leaves; a commit that fails ends the activation. What a control
+    call changes while a turn runs belongs to that turn: it is committed or rolled back with it. A read-only call sees
+    the state of the last commit. No turn starts while a
+    commit is under way, so that there is one last commit to go back to.
     """
 
     __slots__ = (
-        "_beside", "_closing_for", "_failure", "_mailbox", "_ready", "_scheduled", "_stored", "_turn", "actor",
-        "address", "epoch", "last_used", "runtime", "status", "type",
+        "_beside", "_closing_for", "_committing", "_durable", "_failure", "_mailbox", "_ready", "_scheduled", "_turn",
+        "actor", "address", "epoch", "last_used", "runtime", "status", "type",
     )  # fmt: skip
 
-    def __init__(self, runtime: "Runtime", address: str, actor_type: ActorType, epoch: int) -> None:
+    def __init__(
+        self, runtime: "Runtime", address: str, actor_type: ActorType, epoch: int, mailbox: Mailbox | None = None
+    ) -> None:
         self.runtime = runtime
         self.address = address
         self.type = actor_type
@@ -62,10 +69,11 @@ class Activation:
         self.last_used = runtime.loop.time()
         self._turn: Turn | None = None
         self._beside: set[Turn] | None = None
-        self._mailbox = Mailbox(actor_type.options.max_queue, runtime.settings.max_mailbox_bytes)
-        self._stored = b""  # the state as the store has it; what a failed turn goes back to
+        self._mailbox = mailbox or Mailbox(actor_type.options.max_queue, runtime.settings.max_mailbox_bytes)
+        self._durable = DurableState(actor_type.state) if actor_type.state is not None else None
+        self._committing: asyncio.Future[None] | None = None
         self._closing_for: str | None = None
-        self._failure: BaseException | None = None
+        self._failure: BaseException | None = None  # of activating
         self._ready: asyncio.Future[None] | None = None
         self._scheduled = False
 
@@ -100,11 +108,13 @@ class Activation:
         turn = Turn(self, request, origin, spec, now + request.timeout if request.timeout else float("inf"))
         if request.mode is Mode.STREAM:
             self.runtime.remember_stream(turn)
-        if spec.lane is not Lane.TURN and self.status is Status.ACTIVE:
+        free = self.status is Status.ACTIVE and self._closing_for is None
+        if spec.lane is not Lane.TURN and (free or self._turn is not None):
+            turn.accepted()
             self._run_beside(turn)
         elif request.chain and self._is_waiting_for(request):
             turn.refuse(self._cycle(request))
-        elif self._turn is None and self.status is Status.ACTIVE and not self._mailbox:
+        elif free and self._turn is None and self._committing is None and not self._mailbox:
             turn.accepted()
             self._turn = turn
             turn.start()
@@ -120,9 +130,8 @@ class Activation:
         name = request.handler or "receive"
         if spec is None:
             known = ", ".join(sorted(filter(None, self.type.handlers))) or "none but receive"
-            return UnknownHandler(
-                f"{self.address}: {self.type.actor.__name__} has no handler {name!r} (known: {known})"
-            )
+            kind = self.type.actor.__name__
+            return UnknownHandler(f"{self.address}: {kind} has no handler {name!r} (known: {known})")
         if spec.streams:
             return UnknownHandler(f"{self.address}: {name!r} is an async generator: iterate ref.{name}.stream(...)")
         return UnknownHandler(f"{self.address}: {name!r} is no async generator: call `await ref.{name}(...)`")
@@ -141,20 +150,23 @@ class Activation:
         )
 
     def _run_beside(self, turn: Turn) -> None:
-        turn.accepted()
         if self._beside is None:
             self._beside = set()
         self._beside.add(turn)
         turn.start()
 
     def _next(self) -> None:
-        """Start what waits, oldest first, until something runs."""
+        """Start what waits, oldest first, until something runs; close when nothing does and that was asked for."""
         self._scheduled = False
-        for _ in range(16):  # a long queue of short turns must not hold up the loop
-            if self._turn is not None or self.status is not Status.ACTIVE or not self._mailbox:
-                break
-            if self._closing_for is not None:
-                break  # what waits is handed on
+        if self.status is not Status.ACTIVE or self._committing is not None:
+            return
+        if self._closing_for is not None:
+            if self._turn is None and not self._beside:
+                self._close()
+            return  # what waits is for the next activation
+        for _ in range(AT_ONCE):
+            if self._turn is not None or not self._mailbox or self._committing is not None:
+                return
             if not self.runtime.may_act():
                 self.runtime.stop_acting()
                 return
@@ -166,14 +178,16 @@ class Activation:
                 turn.start()
             else:
                 turn.refuse(Timeout(f"{turn.where}: still queued when its deadline passed; it did not run"))
-        else:
-            self._schedule_next()
-        if self._closing_for is not None and self._turn is None and not self._beside:
-            self._close()
+        self._schedule_next()
+
+    def _schedule_next(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.runtime.loop.call_soon(self._next)
 
     def settle(self, turn: Turn, answer: Envelope) -> None:
         """A turn is over, with what it had to commit durable: let its answer go and start the next."""
-        if not self._runs(turn):
+        if not self.runs(turn):
             return  # it was cancelled, and its caller told so
         if not self.runtime.may_act():
             self.runtime.stop_acting()
@@ -187,83 +201,102 @@ class Activation:
         if self._mailbox or self._closing_for is not None:
             self._schedule_next()
 
-    def _schedule_next(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self.runtime.loop.call_soon(self._next)
+    def runs(self, turn: Turn) -> bool:
+        """Whether the turn runs here and may still have effects."""
+        return turn is self._turn or (self._beside is not None and turn in self._beside)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
+    @property
+    def committing(self) -> "asyncio.Future[None] | None":
+        """Done when the commit that is under way has ended, well or badly; None if none is."""
+        return self._committing
+
+    def actor_for(self, turn: Turn) -> Actor:
+        """The actor as the turn may see it: a read-only call gets a copy with the state of the last commit."""
+        if turn.spec.lane is not Lane.READ or self._durable is None or self.type.options.persist != "turn":
+            return self.actor
+        view = object.__new__(type(self.actor))
+        vars(view).update(vars(self.actor))
+        view.state = self._durable.committed(self.address)
+        return view
+
     def unsaved(self, turn: Turn) -> bytes | None:
-        """The state if it must be committed before the turn's answer leaves, else None."""
-        if self.type.state is None or self.type.options.persist != "turn":
+        """The state if it must be committed before the turn's answer leaves, else None. Raises SerializationFailed."""
+        if self._durable is None or self.type.options.persist != "turn" or not self.runs(turn):
             return None
-        if turn is not self._turn and self._turn is not None:
-            return None  # a call beside a running turn: what it changed is committed with that turn
-        state = self.type.state.encode(self.actor.state, self.address)
-        return None if state == self._stored else state
+        if turn.spec.lane is Lane.READ:
+            return None
+        if turn is not self._turn and (self._turn is not None or self._committing is not None):
+            return None  # a call beside a running turn: what it changed belongs to that turn
+        return self._durable.unsaved(self.actor.state, self.address)
 
     def roll_back(self, turn: Turn) -> None:
-        """Forget what a failed turn changed."""
-        if turn is not self._turn or self.type.state is None or self.type.options.persist != "turn" or self.gone:
-            return
-        try:
-            unchanged = self.type.state.encode(self.actor.state, self.address) == self._stored
-        except SerializationFailed:
-            unchanged = False
-        if not unchanged:
-            self.actor.state = self.type.state.decode(self._stored, self.address)
+        """Forget what a failed turn changed. Raises ``StateUnreadable``."""
+        if self._durable is not None and turn is self._turn and self.type.options.persist == "turn":
+            self._durable.roll_back(self.actor, self.address)
 
     async def commit(self, turn: Turn | None, state: bytes) -> bool:
         """Make the state durable. Returns False if that failed, which ends the activation."""
-        if self.gone:
+        if self.gone or (turn is not None and not self.runs(turn)):
             return False
         if not self.runtime.may_act():
             self.runtime.stop_acting()
             return False
+        assert self._durable is not None
+        done = self._committing = self.runtime.loop.create_future()
         error: ActorError
         try:
-            await self.runtime.store.commit(Commit(self.address, self.epoch, state))
+            await self._durable.commit(Commit(self.address, self.epoch, state), self.runtime.store)
         except Fenced as fenced:
             log.warning("%s: another activation took over (%s)", self.address, fenced)
             error = ConnectionLost(f"{self.address} moved while the turn ran; the turn committed nothing")
         except StoreUnavailable as unavailable:
             log.error("%s: the state could not be stored: %s", self.address, unavailable)
-            error = ClusterUnavailable(
-                f"{self.address}: the state could not be stored, nothing took effect: {unavailable}"
-            )
+            text = f"{self.address}: the state could not be stored, nothing took effect: {unavailable}"
+            error = ClusterUnavailable(text)
+        except Exception as unexpected:
+            log.exception("%s: the store failed unexpectedly", self.address)
+            error = OutcomeUnknown(f"{self.address}: the store failed unexpectedly: {unexpected!r}")
         else:
-            self._stored = state
             return not self.gone
+        finally:
+            self._committing = None
+            done.set_result(None)
+            if self._mailbox:
+                self._schedule_next()
         self.fail_turn(turn, error)
         return False
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- activation -------------------------------------------------------------------------------------------------
 
     async def activate(self) -> None:
         """Load the state, run on_activate, then start what waits. A failure ends the activation."""
+        current_turn.set(Lifecycle(self.address))
         try:
-            current_turn.set(Lifecycle(self.address))
             async with asyncio.timeout(self.runtime.settings.activation_timeout):
-                if self.type.state is not None:
-                    self.actor.state = await self._load_state(self.type.state)
+                if self._durable is not None:
+                    self.actor.state, self.epoch = await self._durable.load(
+                        self.address, self.epoch, self.type, store=self.runtime.store, directory=self.runtime.directory
+                    )
                 self.actor._activation = self
                 self.actor.__init__()  # type: ignore[misc]  # after address and state are there for it to use
                 await self.actor.on_activate()
-        except ActorError as error:
-            self._fail_activation(error)
         except (StoreUnavailable, Fenced) as error:
             self._fail_activation(ClusterUnavailable(f"{self.address}: its state could not be loaded: {error}"))
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             if not self.gone:
-                log.error("%s: activation failed", self.address, exc_info=error)
+                log.error("%s: activation failed: %s", self.address, failure.message(error), exc_info=error)
                 self._fail_activation(error)
-            if isinstance(error, KeyboardInterrupt):
-                raise
         else:
             if not self.gone:
                 self.status = Status.ACTIVE
                 self.runtime.watch_idleness(self)
+                if self._closing_for is None:
+                    for turn in self._mailbox.take_beside():
+                        self._run_beside(turn)
                 self._next()
         finally:
             if self._ready is not None:
@@ -279,66 +312,10 @@ class Activation:
         return None if self._failure is None else self._failed_to_activate(0)
 
     def _failed_to_activate(self, request_id: int) -> Failure:
+        assert self._failure is not None
         if isinstance(self._failure, ActorError):
             return failure.refusal(request_id, self._failure)
-        assert self._failure is not None
         return failure.raised(request_id, f"{self.address}: on_activate", self._failure)
-
-    async def _load_state(self, state: StateCodec) -> object:
-        self._stored = state.fresh
-        if not self.type.stored:
-            return state.new()
-        try:
-            stored = await self.runtime.store.open(self.address, self.epoch)
-        except Fenced as fenced:  # either the claim is stale, or the directory lost its past
-            self.epoch = await self.runtime.directory.outrun(self.address, fenced.stored)
-            stored = await self.runtime.store.open(self.address, self.epoch)
-        if stored is None:
-            return state.new()
-        self._stored = stored
-        return state.decode(stored, self.address)
-
-    def request_deactivation(self, reason: str = "requested") -> None:
-        """Deactivate as soon as nothing runs. What waits is handed on to the next activation."""
-        if self._closing_for is None and self.status in (Status.ACTIVE, Status.ACTIVATING):
-            self._closing_for = reason
-            if self.status is Status.ACTIVE and self._turn is None and not self._beside:
-                self._close()
-
-    def _close(self) -> None:
-        if self.status is Status.ACTIVE:
-            self.status = Status.CLOSING
-            self.runtime.spawn(self._deactivate(self._closing_for or "requested"))
-
-    async def _deactivate(self, reason: str) -> None:
-        try:
-            current_turn.set(Lifecycle(self.address))
-            async with asyncio.timeout(self.runtime.settings.activation_timeout):
-                await self.actor.on_deactivate(reason)
-        except Exception:
-            log.exception("%s: on_deactivate(%r) failed; the state is stored as it is", self.address, reason)
-        if self.type.state is not None and self.type.stored and not self.gone:
-            try:
-                state = self.type.state.encode(self.actor.state, self.address)
-            except SerializationFailed as error:
-                log.error("%s: what changed since the last commit is lost", error)
-            else:
-                if state != self._stored and not await self.commit(None, state):
-                    return
-        await self._leave()
-
-    async def _leave(self) -> None:
-        """Release the address, then hand on what came in meanwhile."""
-        if self.gone:
-            return
-        try:
-            await self.runtime.directory.release(self.address, self.epoch)
-        except Exception as error:  # the entry stays ours, and is claimed again or swept
-            log.warning("%s: could not be released: %s", self.address, error)
-        self.status = Status.CLOSED
-        self.runtime.remove(self)
-        for turn in self._mailbox.drain():
-            self.runtime.hand_on(turn)
 
     def _fail_activation(self, error: BaseException) -> None:
         """Everyone who waits gets the error; the next message after that finds a new activation."""
@@ -348,22 +325,81 @@ class Activation:
         self.status = Status.CLOSING
         for turn in self._mailbox.drain():
             turn.answer(self._failed_to_activate(turn.request.id))
+            if turn.request.mode is Mode.SEND:
+                log.error("%s: an accepted message is lost, because the actor cannot be activated", turn.where)
         self.runtime.spawn(self._leave())
 
+    # -- deactivation -----------------------------------------------------------------------------------------------
+
+    def request_deactivation(self, reason: str = "requested") -> None:
+        """Deactivate as soon as nothing runs. What waits is for the next activation."""
+        if self._closing_for is None and self.status in (Status.ACTIVE, Status.ACTIVATING):
+            self._closing_for = reason
+            if self.status is Status.ACTIVE:
+                self._next()
+
+    def _close(self) -> None:
+        self.status = Status.CLOSING
+        self.runtime.spawn(self._deactivate(self._closing_for or "requested"))
+
+    async def _deactivate(self, reason: str) -> None:
+        current_turn.set(Lifecycle(self.address))
+        try:
+            async with asyncio.timeout(self.runtime.settings.activation_timeout):
+                await self.actor.on_deactivate(reason)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if not self.gone:
+                log.error("%s: on_deactivate(%r) failed: %s", self.address, reason, failure.message(error))
+        if self._durable is not None and self.type.stored and not self.gone:
+            try:
+                state = self._durable.unsaved(self.actor.state, self.address)
+            except ActorError as error:
+                log.error("%s: what changed since the last commit is lost", error)
+            else:
+                if state is not None and not await self.commit(None, state):
+                    return
+        await self._leave()
+
     def fail_turn(self, turn: Turn | None, error: ActorError) -> None:
-        """Nothing that happened since the last commit may be seen: end what runs, hand on what waits."""
+        """Nothing that happened since the last commit may be seen: end what runs, start anew for what waits."""
         if self.gone:
             return
         self.status = Status.CLOSING
-        for running in self._running():
-            if running.task is not None and running is not turn:
-                running.task.cancel()
-            running.answer(failure.refusal(running.request.id, error))
+        running = self._running()
         self._turn, self._beside = None, None
-        self.runtime.spawn(self._leave())
+        for other in running:
+            if other.task is not None and other is not turn:
+                other.task.cancel()
+            other.answer(failure.refusal(other.request.id, error))
+        self.runtime.spawn(self._leave(taken_over=isinstance(error, ConnectionLost)))
 
-    def _runs(self, turn: Turn) -> bool:
-        return turn is self._turn or (self._beside is not None and turn in self._beside)
+    async def _leave(self, *, taken_over: bool = False) -> None:
+        """Go. What came in meanwhile is for a new activation: here at once, in its order, if this silo may host one."""
+        if self.gone:
+            return
+        runtime = self.runtime
+        if self._mailbox and not taken_over and not runtime.draining and runtime.may_act():
+            self._renew()
+            return
+        try:
+            await runtime.directory.release(self.address, self.epoch)
+        except Exception as error:  # the entry stays ours, and is claimed again or swept
+            log.warning("%s: could not be released: %s", self.address, error)
+        if not self.gone:
+            self.status = Status.CLOSED
+            runtime.remove(self)
+            runtime.hand_on(self._mailbox.drain())
+
+    def _renew(self) -> None:
+        """Activate anew under the same claim."""
+        self.status = Status.CLOSED
+        new = Activation(self.runtime, self.address, self.type, self.epoch, self._mailbox)
+        for turn in self._mailbox:
+            turn.activation = new
+        self.runtime.activations[self.address] = new
+        self.runtime.spawn(new.activate())
 
     def _running(self) -> list[Turn]:
         return [turn for turn in (self._turn, *(self._beside or ())) if turn is not None]
@@ -378,5 +414,4 @@ class Activation:
             if turn.task is not None:
                 turn.task.cancel()
             turn.answer(failure.refusal(turn.request.id, lost))
-        for turn in self._mailbox.drain():
-            self.runtime.hand_on(turn)
+        self.runtime.hand_on(self._mailbox.drain(), bounce=True)

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import sys
+from abc import ABCMeta
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
@@ -44,7 +45,20 @@ class ActorOptions(NamedTuple):
 current_turn: ContextVar["Turn | Lifecycle"] = ContextVar("agentsilo_turn")
 
 
-class Actor:
+if TYPE_CHECKING:
+    _ActorMeta = type  # a metaclass keeps checkers from checking class options
+else:
+
+    class _ActorMeta(ABCMeta):
+        """A typed reference passes for what it is declared as: ``friend: Session`` may hold ``Session.ref("42")``."""
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            if type(instance) is ActorRef:
+                return getattr(cls, "_type", None) in (None, instance.type)
+            return super().__instancecheck__(instance)
+
+
+class Actor(metaclass=_ActorMeta):
     """Base of all actors. An actor processes its messages one at a time and lives at an address for ever.
 
     Class options: ``type`` (default: the class name in snake_case), ``persist`` ("turn": state is durable when a turn's

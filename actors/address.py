@@ -34,6 +34,15 @@ def parse_address(text: str) -> Address:
     return Address(check_type(type_name, text), check_key(key, text))
 
 
+def is_address(text: str) -> bool:
+    """Whether ``parse_address`` would take it."""
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def check_type(type_name: str, address: str | None = None) -> str:
     """Return ``type_name`` if it can be the type of an address, else raise ``ValueError``."""
     if not _TYPE.fullmatch(type_name):

@@ -22,10 +22,11 @@ STREAM_CREDIT = 64
 class Call:
     """One request under way. ``link`` is where it was sent, None while it waits for a route or runs on this silo."""
 
-    __slots__ = ("expires", "held_for", "link", "request", "slot")
+    __slots__ = ("expires", "held_for", "link", "order", "request", "slot")
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.order = request.id  # among the calls to one address
         self.link: Link | None = None
         self.held_for = ""  # why it could not be sent yet
         self.expires = float("inf")
@@ -77,7 +78,7 @@ class AnswerCall(Call):
 class StreamCall(Call):
     """A stream read in this process: items queue up to the credit that was given."""
 
-    __slots__ = ("_error", "_items", "_owed", "_runtime", "_spec", "_waiter", "ended", "last_item")
+    __slots__ = ("_error", "_items", "_owed", "_runtime", "_spec", "_waiter", "ended", "waiting_since")
 
     def __init__(self, request: Request, runtime: "Runtime", spec: HandlerSpec | None) -> None:
         super().__init__(request)
@@ -89,11 +90,10 @@ class StreamCall(Call):
         self._error: ActorError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.ended = False
-        self.last_item = runtime.loop.time()
+        self.waiting_since = runtime.loop.time()
 
     def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
         if type(envelope) is Item:
-            self.last_item = self._runtime.loop.time()
             self._items.append((envelope.payload, trusted))
         elif type(envelope) is Failure:
             self.fail(failure.to_exception(envelope, trusted=trusted))
@@ -107,6 +107,11 @@ class StreamCall(Call):
         self.ended = True
         self._wake()
 
+    @property
+    def reader_waits(self) -> bool:
+        """Whether the reader is waiting for an item, since ``waiting_since``."""
+        return self._waiter is not None and not self._waiter.done()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -118,6 +123,7 @@ class StreamCall(Call):
                 raise self._error
             if self.ended:
                 return False, None
+            self.waiting_since = self._runtime.loop.time()
             self._waiter = self._runtime.loop.create_future()
             await self._waiter
         payload, trusted = self._items.popleft()

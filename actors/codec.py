@@ -6,6 +6,7 @@ came from an authenticated member of the cluster. Stored state never contains pi
 
 import pickle
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def _encode_extension(value: object) -> object:
     if isinstance(value, ActorRef):
         return msgspec.msgpack.Ext(REF, value.address.encode())
     if is_pydantic(type(value)):
-        return value.model_dump()  # type: ignore[attr-defined]
+        return value.model_dump(round_trip=True, by_alias=True)  # type: ignore[attr-defined]
     raise NotImplementedError  # TypeError in msgspec's words
 
 
@@ -107,43 +108,58 @@ def decode(payload: bytes | msgspec.Raw, *, trusted: bool) -> Any:
         raise SerializationFailed(f"a value could not be decoded: {error}") from error
 
 
-def encode(value: object, *, typed: bool = False) -> bytes:
-    """Encode one value. ``typed`` says that the receiver knows its type from an annotation.
+def encode(value: object, fits: Callable[[object], bool] = is_plain) -> bytes:
+    """Encode one value: as plain MessagePack if it fits, else pickled, so that it arrives as what it was.
 
-    Without an annotation a value that MessagePack would change (a dataclass into a dict, a tuple into a list) is
-    pickled, so that it arrives as what it was. Raises whatever the value raises when it cannot be encoded.
+    Raises whatever the value raises when it cannot be encoded.
     """
-    return _plain.encode(value if typed or is_plain(value) else _pickled(value))
-
-
-def _pickled(value: object) -> msgspec.msgpack.Ext:
-    return msgspec.msgpack.Ext(PICKLE, cloudpickle.dumps(value))
+    if is_plain(value) or fits(value):
+        try:
+            return _plain.encode(value)
+        except OverflowError:  # a large int, deep inside
+            pass
+    return _plain.encode(msgspec.msgpack.Ext(PICKLE, cloudpickle.dumps(value)))
 
 
 def encode_arguments(
-    where: str, args: tuple[object, ...], kwargs: dict[str, object], native: Callable[[int | str], bool]
+    where: str,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    fits: Callable[[int | str, object], bool],
 ) -> bytes:
     """Encode the arguments of a call: an array of the positional ones; with named ones 0xC1 and ``[[...], {...}]``.
 
-    ``native`` tells whether the parameter at an index or of a name is annotated at the receiver. Raises
-    ``SerializationFailed`` that names the argument.
+    ``fits`` tells whether the parameter at an index or of a name is annotated so that plain MessagePack says enough.
+    Raises ``SerializationFailed`` that names the argument.
     """
+    if not kwargs and all(map(_is_scalar, args)):
+        return _plain.encode(args)
+    positional = [
+        msgspec.Raw(_encode_argument(f"{where}: argument {i + 1}", arg, i, fits)) for i, arg in enumerate(args)
+    ]
+    if not kwargs:
+        return _plain.encode(positional)
+    named = {
+        name: msgspec.Raw(_encode_argument(f"{where}: argument {name!r}", arg, name, fits))
+        for name, arg in kwargs.items()
+    }
+    return b"\xc1" + _plain.encode((positional, named))
+
+
+def _is_scalar(value: object) -> bool:
+    kind = type(value)
+    return kind is bytes or (kind in _SCALARS and kind is not str) or (kind is str and value.isascii())  # type: ignore[attr-defined]
+
+
+def _encode_argument(
+    what: str, value: object, parameter: int | str, fits: Callable[[int | str, object], bool]
+) -> bytes:
     try:
-        positional = [arg if is_plain(arg) or native(i) else _pickled(arg) for i, arg in enumerate(args)]
-        if not kwargs:
-            return _plain.encode(positional)
-        named = {name: arg if is_plain(arg) or native(name) else _pickled(arg) for name, arg in kwargs.items()}
-        return b"\xc1" + _plain.encode((positional, named))
+        return encode(value, lambda value: fits(parameter, value))
     except Exception as error:  # whatever a value's own pickling raises
-        labelled = [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]
-        for label, arg in [*labelled, *((f"argument {name!r}", arg) for name, arg in kwargs.items())]:
-            try:
-                encode(arg)
-            except Exception as cause:
-                raise SerializationFailed(
-                    f"{where}: {label} ({type(arg).__name__}) cannot be serialized: {cause}; nothing was sent"
-                ) from cause
-        raise SerializationFailed(f"{where}: the arguments cannot be serialized: {error}") from error
+        raise SerializationFailed(
+            f"{what} ({type(value).__name__}) cannot be serialized: {error}; nothing was sent"
+        ) from error
 
 
 def split_arguments(payload: bytes) -> tuple[Sequence[msgspec.Raw], dict[str, msgspec.Raw]]:
@@ -166,12 +182,19 @@ def is_extension(raw: msgspec.Raw) -> bool:
 
 
 def convert(value: object, annotation: Any) -> Any:
-    """Fit a live object, that came as a pickle, to an annotation. Raises ``msgspec.ValidationError``."""
+    """Fit a live object, that came as a pickle, to an annotation. Raises ``msgspec.ValidationError``.
+
+    What is an instance of the annotated class or container stays itself: a copy would lose what a subclass added.
+    """
+    kind = typing.get_origin(annotation) or annotation
     try:
-        return msgspec.convert(value, annotation, dec_hook=convert_custom)
+        converted = msgspec.convert(value, annotation, dec_hook=convert_custom)
     except msgspec.ValidationError:
+        if isinstance(kind, type) and isinstance(value, kind):
+            return value
         builtins = msgspec.to_builtins(value, enc_hook=_encode_extension)
         return msgspec.convert(builtins, annotation, dec_hook=convert_custom)
+    return value if isinstance(kind, type) and isinstance(value, kind) else converted
 
 
 def encode_stored(value: object) -> bytes:

@@ -2,7 +2,10 @@
 
 import asyncio
 import heapq
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger("actors")
 
 
 class Deadlines:
@@ -54,6 +57,9 @@ class Deadlines:
         now = self._loop.time()
         while self._order and self._order[0] <= now + 0.001:
             for call in self._ids.pop(heapq.heappop(self._order)):
-                self._expire(call)
+                try:
+                    self._expire(call)
+                except Exception:
+                    log.exception("call %d could not be ended at its deadline", call)
         self._timer = None
         self._arm()

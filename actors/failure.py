@@ -11,7 +11,7 @@ from actors.envelope import Failure
 
 def refusal(request_id: int, error: errors.ActorError) -> Failure:
     """The engine's own refusal or loss of a request."""
-    return Failure(request_id, type(error).__name__, _message(error))
+    return Failure(request_id, type(error).__name__, message(error))
 
 
 def _printable(text: str) -> str:
@@ -19,7 +19,8 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
+    """The exception's text, whatever its ``__str__`` does."""
     try:
         return _printable(str(error))
     except Exception:  # a __str__ of the user's
@@ -33,23 +34,37 @@ def _traceback(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__))
 
 
-def _arguments(error: BaseException) -> bytes:
+def _original_of(error: BaseException, depth: int = 8) -> list[object]:
+    """The arguments, plain attributes and cause of an exception: what the caller's is made of."""
     attributes = {name: value for name, value in getattr(error, "__dict__", {}).items() if codec.is_plain(value)}
+    args: object = list(error.args)
     try:
-        return codec.encode([list(error.args), attributes])
+        codec.encode(args)
     except Exception:  # an argument that cannot travel: the text stands for all
-        return codec.encode([[_message(error)], attributes])
+        args = [message(error)]
+    cause = error.__cause__
+    described = [_type_name(cause), *_original_of(cause, depth - 1)] if cause is not None and depth else None
+    return [args, attributes, described]
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return _printable(name)
 
 
 def raised(request_id: int, where: str, error: BaseException) -> Failure:
     """What an actor's own code raised, whatever it was: the caller gets ``ActorFailed``."""
-    kind = type(error)
-    type_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    type_name = _printable(type_name)
-    message = _message(error)
-    text = f"{where} raised {type_name}: {message}"
+    type_name = _type_name(error)
+    text = message(error)
     return Failure(
-        request_id, errors.ActorFailed.__name__, text, type_name, message, _traceback(error), _arguments(error)
+        request_id,
+        errors.ActorFailed.__name__,
+        f"{where} raised {type_name}: {text}",
+        type_name,
+        text,
+        _traceback(error),
+        codec.encode(_original_of(error)),
     )
 
 
@@ -64,26 +79,35 @@ def to_exception(failure: Failure, *, trusted: bool) -> errors.ActorError:
         failure.text, type_name=failure.type_name, message=failure.message, traceback=failure.traceback
     )
     error.__cause__ = _original(failure, trusted=trusted)
+    if error.__cause__ is not None:
+        error.__cause__.add_note(f"Remote traceback:\n{failure.traceback}")
     return error
 
 
 def _original(failure: Failure, *, trusted: bool) -> BaseException | None:
-    """An exception of the original type, made without running its ``__init__``, if the type is loaded here."""
-    kind = _find_type(failure.type_name)
+    """An exception of the original type, if that is loaded here."""
+    try:
+        return _make(failure.type_name, *codec.decode(failure.args, trusted=trusted))
+    except Exception:  # of another release, or nothing that can be made
+        return None
+
+
+def _make(
+    type_name: str, args: list[object], attributes: dict[str, object], cause: list[Any] | None
+) -> BaseException | None:
+    """Make an exception without running its ``__init__``."""
+    kind = _find_type(type_name)
     if kind is None:
         return None
     try:
-        args, attributes = codec.decode(failure.args, trusted=trusted)
-        try:
-            original = kind.__new__(kind, *args)
-        except Exception:  # its own __new__ wants something else
-            original = BaseException.__new__(kind)
-        original.args = tuple(args)
-        vars(original).update(attributes)
-    except Exception:
-        return None
-    original.add_note(f"Remote traceback:\n{failure.traceback}")
-    return original
+        made = kind.__new__(kind, *args)
+    except Exception:  # its own __new__ wants something else
+        made = BaseException.__new__(kind)
+    made.args = tuple(args)
+    vars(made).update(attributes)
+    if cause is not None:
+        made.__cause__ = _make(*cause)
+    return made
 
 
 def _find_type(type_name: str) -> type[BaseException] | None:

@@ -12,6 +12,7 @@ import msgspec
 
 from actors import codec
 from actors.errors import SerializationFailed
+from actors.fit import Fit
 from actors.ref import Receipt
 
 A = TypeVar("A", contravariant=True)
@@ -73,14 +74,14 @@ class BoundHandler:
         self._handler = handler
         self._instance = instance
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._handler.function(self._instance, *args, **kwargs)
 
-    def send(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Receipt]:
+    def send(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Receipt]:
         """Send to the own address: it runs as a turn of its own, after this one."""
         return getattr(self._instance.own_ref, self._handler.name).send(*args, **kwargs)  # type: ignore[no-any-return]
 
-    def stream(self, *args: Any, **kwargs: Any) -> Any:
+    def stream(self, /, *args: Any, **kwargs: Any) -> Any:
         return self(*args, **kwargs)
 
 
@@ -143,8 +144,22 @@ class HandlerSpec:
     """What the engine and typed callers know of one handler: its lane, its parameters, how its values decode."""
 
     __slots__ = (
-        "_arguments", "_by_arity", "_result", "_signature", "function", "lane", "name", "native",
-        "parameters", "public", "required", "result_typed", "streams", "suspends", "where",
+        "_arguments",
+        "_by_arity",
+        "_fits",
+        "_result",
+        "_signature",
+        "fits_result",
+        "function",
+        "lane",
+        "name",
+        "parameters",
+        "public",
+        "required",
+        "result_typed",
+        "streams",
+        "suspends",
+        "where",
     )  # fmt: skip
 
     def __init__(self, owner: type, name: str, function: Callable[..., Any], *, lane: Lane, public: bool) -> None:
@@ -160,7 +175,7 @@ class HandlerSpec:
         self.parameters = list(self._signature.parameters.values())[1:]
         hints = _hints(owner, function)
         self._arguments = {p.name: _usable(hints.get(p.name, Any)) for p in self.parameters}
-        self.native = {p.name: self._arguments[p.name] is not Any for p in self.parameters}
+        self._fits = {name: Fit(annotation) for name, annotation in self._arguments.items()}
         simple = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in self.parameters)
         self.required = sum(p.default is p.empty for p in self.parameters) if simple else -1
         self._by_arity: dict[tuple[int, bool], msgspec.msgpack.Decoder[Any]] = {}
@@ -169,13 +184,17 @@ class HandlerSpec:
             result = (typing.get_args(result) or (Any,))[0]
         result = _usable(result)
         self.result_typed = result is not Any
+        self.fits_result = Fit(result)
         self._result = {trusted: codec.decoder(result, trusted=trusted) for trusted in (False, True)}
 
-    def is_native(self, parameter: int | str) -> bool:
-        """Whether the parameter at an index or of a name is annotated, so that plain MessagePack says enough."""
-        if isinstance(parameter, str):
-            return self.native.get(parameter, False)
-        return parameter < len(self.parameters) and self.native[self.parameters[parameter].name]
+    def fits(self, parameter: int | str, value: object) -> bool:
+        """Whether the parameter at an index or of a name is annotated so that plain MessagePack says enough."""
+        if isinstance(parameter, int):
+            if parameter >= len(self.parameters):
+                return False
+            parameter = self.parameters[parameter].name
+        fit = self._fits.get(parameter)
+        return fit is not None and fit(value)
 
     def decode_arguments(self, payload: bytes, *, trusted: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Decode and check the arguments of a call. Raises ``SerializationFailed`` that names the argument."""

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from actors.errors import MailboxFull
+from actors.handler import Lane
 from actors.turn import Turn
 
 
@@ -41,10 +42,21 @@ class Mailbox:
             self._turns = None
         return turn
 
+    def take_beside(self) -> list[Turn]:
+        """Remove the turns that need not wait for others: those of the read-only and control lanes."""
+        turns = list(self.drain())
+        for turn in turns:
+            if turn.spec.lane is Lane.TURN:
+                self.put(turn)
+        return [turn for turn in turns if turn.spec.lane is not Lane.TURN]
+
     def drain(self) -> Iterator[Turn]:
         """Remove all turns, oldest first."""
         while self:
             yield self.take()
+
+    def __iter__(self) -> Iterator[Turn]:
+        return iter(self._turns or ())
 
     def __len__(self) -> int:
         return len(self._turns) if self._turns is not None else 0

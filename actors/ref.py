@@ -1,5 +1,6 @@
 """References: the address of an actor, with the means to call it from wherever the reference is."""
 
+import builtins
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
@@ -9,6 +10,7 @@ from actors.address import parse_address
 
 if TYPE_CHECKING:
     from actors.actor import Actor
+
 
 UNSET: Any = object()
 
@@ -82,12 +84,18 @@ class ActorRef:
     __slots__ = ("_actor", "_options", "address")
 
     address: str
+    _actor: "builtins.type[Actor] | None"
+    _options: Options | None
 
-    def __init__(self, address: str, *, actor: "type[Actor] | None" = None, options: Options | None = None) -> None:
+    def __init__(
+        self, address: str, *, actor: "builtins.type[Actor] | None" = None, options: Options | None = None
+    ) -> None:
         parse_address(address)
-        self.address = address
-        self._actor = actor
-        self._options = options
+        for name, value in (("address", address), ("_actor", actor), ("_options", options)):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self!r} is a value: its {name} cannot be set")
 
     @property
     def type(self) -> str:
@@ -122,6 +130,8 @@ class ActorRef:
                 raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
             new = new._replace(timeout=float("inf") if timeout is None else float(timeout))
         if headers is not UNSET:
+            if not all(isinstance(text, str) for item in headers.items() for text in item):
+                raise TypeError(f"headers must be strings with string names, not {headers!r}")
             new = new._replace(headers=tuple(headers.items()))
         return ActorRef(self.address, actor=self._actor, options=new)
 
@@ -155,15 +165,15 @@ class RemoteHandler:
         self._ref = ref
         self._name = name
 
-    def __call__(self, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
+    def __call__(self, /, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
         """Call the handler and wait for its result. Errors as for ``ActorRef.ask``."""
         return caller().ask(self._ref, self._name, args, kwargs)
 
-    def send(self, *args: object, **kwargs: object) -> Coroutine[Any, Any, Receipt]:
+    def send(self, /, *args: object, **kwargs: object) -> Coroutine[Any, Any, Receipt]:
         """Call the handler one way: returns once the message is accepted."""
         return caller().send(self._ref, self._name, args, kwargs)
 
-    def stream(self, *args: object, **kwargs: object) -> AsyncIterator[Any]:
+    def stream(self, /, *args: object, **kwargs: object) -> AsyncIterator[Any]:
         """Call an async-generator handler and iterate its items while it runs.
 
         Items are live and belong to this call. Leaving the loop early stops the sending, never the handler.

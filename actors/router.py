@@ -2,6 +2,7 @@
 
 import asyncio
 import bisect
+import logging
 from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -14,8 +15,10 @@ from actors.ports import Link, Route
 if TYPE_CHECKING:
     from actors.runtime import Runtime
 
+log = logging.getLogger("actors")
+
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.5
-_by_id = attrgetter("request.id")
+_by_order = attrgetter("order")
 
 
 def _weight(call: Call) -> int:
@@ -25,11 +28,12 @@ def _weight(call: Call) -> int:
 class _Held:
     """Calls to one address that wait for a route, in the order in which they were made."""
 
-    __slots__ = ("ask_first", "calls")
+    __slots__ = ("ask_first", "calls", "found")
 
     def __init__(self, ask_first: str) -> None:
         self.ask_first = ask_first
         self.calls: list[Call] = []
+        self.found = asyncio.Event()
 
 
 class Router:
@@ -57,6 +61,7 @@ class Router:
         if address not in self._held:
             activation = self._runtime.activations.get(address)
             if activation is not None and self._runtime.may_act():
+                call.held_for = ""
                 activation.accept(call.request, self._runtime.local)
                 return
             route = self._routes.get(address)
@@ -81,7 +86,7 @@ class Router:
             self._runtime.spawn(self._resolve(address, held))
         self._held_bytes += _weight(call)
         call.held_for = call.held_for or "its owner is being looked up"
-        bisect.insort(held.calls, call, key=_by_id)
+        bisect.insort(held.calls, call, key=_by_order)
 
     def _send(self, call: Call, link: Link) -> None:
         call.link = link
@@ -97,7 +102,7 @@ class Router:
         delay = _FIRST_DELAY
         while True:
             if not self._still_wanted(held):
-                del self._held[address]
+                self._take(address, held)
                 return
             try:
                 route = await self._find(address, held)
@@ -105,6 +110,10 @@ class Router:
                 reason = str(error)  # of looking it up: nothing was delivered
             except ActorError as error:
                 self._refuse_all(address, held, error)
+                return
+            except Exception as error:  # of a port: an address must not stay unreachable for it
+                log.exception("%s: its owner could not be looked up", address)
+                self._refuse_all(address, held, ClusterUnavailable(f"{address}: not delivered: {error!r}"))
                 return
             else:
                 if self._held.get(address) is held:
@@ -159,9 +168,16 @@ class Router:
         """Stop holding the address's calls."""
         if self._held.get(address) is held:
             del self._held[address]
+        held.found.set()
         self._held_bytes -= sum(map(_weight, held.calls))
         calls, held.calls = held.calls, []
         return calls
+
+    async def found(self, address: str) -> None:
+        """Return when nothing sent through this runtime waits for the address's owner any more."""
+        held = self._held.get(address)
+        if held is not None:
+            await held.found.wait()
 
     def arrived(self, address: str) -> None:
         """The address has been activated here: deliver what waits for it."""

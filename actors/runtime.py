@@ -13,10 +13,11 @@ import msgspec
 from actors import codec, failure
 from actors.activation import Activation
 from actors.actor import Actor, ActorType, current_turn
+from actors.address import is_address, parse_address
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, StreamCall
 from actors.deadlines import Deadlines
 from actors.envelope import Credit, Envelope, Leave, Located, Mode, NotHere, Reply, Request, Resolve
-from actors.errors import ActorError, ClusterUnavailable, PayloadTooLarge, UnknownActorType
+from actors.errors import ActorError, ClusterUnavailable, PayloadTooLarge, Rejected, UnknownActorType
 from actors.handler import HandlerSpec
 from actors.idleness import Idleness
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
@@ -175,7 +176,7 @@ class Runtime:
         spec: HandlerSpec | None,
     ) -> Request:
         where = f"{ref.address}.{handler or 'receive'}"
-        payload = codec.encode_arguments(where, args, kwargs, spec.is_native if spec is not None else _never)
+        payload = codec.encode_arguments(where, args, kwargs, spec.fits if spec is not None else _never)
         self.check_size(payload, where)
         options = ref._options
         timeout = (options.timeout if options is not None else None) or self.settings.call_timeout
@@ -240,9 +241,9 @@ class Runtime:
         if call is None:
             return
         if isinstance(call, StreamCall):
-            left = call.last_item + call.request.timeout - self.loop.time()
-            if left > 0.01 and not call.held_for:
-                call.slot = self._deadlines.add(call_id, left)
+            waited = self.loop.time() - call.waiting_since if call.reader_waits else 0.0
+            if waited < call.request.timeout - 0.01 and not call.held_for:
+                call.slot = self._deadlines.add(call_id, call.request.timeout - waited)
                 return
             self.say(call, Leave(call_id))
         self.end_call(call, call.timed_out())
@@ -291,20 +292,24 @@ class Runtime:
             activation.accept(request, link)
         elif link.peer_is_silo:
             link.send(NotHere(request.id))
+        elif not is_address(request.address):
+            link.send(failure.refusal(request.id, Rejected(f"malformed address {request.address!r}")))
         else:
-            self._forward(request, link)
+            self._router.dispatch(self._begin_forwarding(request, link))
 
-    def _forward(self, request: Request, link: Link) -> None:
+    def _begin_forwarding(self, request: Request, link: Link) -> ForwardedCall:
         call = ForwardedCall(request, link, request.id)
         if request.mode is Mode.STREAM:
             self._streams[link, request.id] = call
         request.id = next(self._ids)
         # The client's own deadline ends the wait; a stream may go on for any time after its first item.
         self.begin_call(call, 0.0 if request.mode is Mode.STREAM or not request.timeout else request.timeout + 1)
-        self._router.dispatch(call)
+        call.order = request.id
+        return call
 
     async def _on_resolve(self, link: Link, question: Resolve) -> None:
         try:
+            await self._router.found(question.address)
             route = await self.own(question.address)
             activation = self.activations.get(question.address)
             failed = await activation.ready() if activation is not None else None
@@ -359,6 +364,10 @@ class Runtime:
         activation = self.activations.get(address)
         if activation is not None:
             return Route(self.directory.silo, activation.epoch)
+        try:
+            parse_address(address)
+        except ValueError as error:  # whoever asks for it made it up without a reference
+            raise Rejected(str(error)) from None
         claim = self._claims.get(address)
         if claim is None:
             claim = self.spawn(self._claim(address))
@@ -404,25 +413,31 @@ class Runtime:
         if self.activations.get(activation.address) is activation:
             del self.activations[activation.address]
 
-    def hand_on(self, turn: Turn) -> None:
-        """A message was queued in an activation that ended: let it find the next one."""
-        request, origin = turn.request, turn.origin
-        self.forget_stream(turn)
-        call: Call | None
-        if request.mode is Mode.SEND:  # accepted: its sender waits no more, so this runtime answers for it
-            request.id = next(self._ids)
-            call = AcceptedCall(request)
-            self.begin_call(call, self.settings.delivery_timeout)
-        else:
-            call = self._calls.get(request.id) if origin is self.local else None
-        if call is not None:
-            self._router.hold(call)
-        elif isinstance(origin, LocalCaller):
-            pass  # its caller has gone
-        elif origin.peer_is_silo:
-            origin.send(NotHere(request.id))
-        elif not origin.closed:
-            self._forward(request, origin)
+    def hand_on(self, turns: Iterable[Turn], *, bounce: bool = False) -> None:
+        """Messages were queued in an activation that ended: let them find the next one, in their order.
+
+        ``bounce`` leaves that to the silos that sent them, where those still wait for an answer.
+        """
+        order = 0
+        for turn in turns:
+            request, origin = turn.request, turn.origin
+            self.forget_stream(turn)
+            call: Call | None
+            if request.mode is Mode.SEND:  # accepted: its sender waits no more, so this runtime answers for it
+                request.id = next(self._ids)
+                call = AcceptedCall(request)
+                self.begin_call(call, self.settings.delivery_timeout)
+            elif isinstance(origin, LocalCaller):
+                call = self._calls.get(request.id)
+                order = max(order, request.id)
+            elif bounce and origin.peer_is_silo:
+                origin.send(NotHere(request.id))
+                continue
+            else:
+                call = self._begin_forwarding(request, origin)
+            if call is not None:
+                call.order = order
+                self._router.hold(call)
 
     def watch_idleness(self, activation: Activation) -> None:
         """Deactivate it when it has been idle for its ``idle_timeout``."""
@@ -492,5 +507,5 @@ def actor_types(actors: Iterable[type[Actor]]) -> dict[str, ActorType]:
     return types
 
 
-def _never(_: int | str) -> bool:
+def _never(_: int | str, __: object) -> bool:
     return False

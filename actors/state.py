@@ -42,8 +42,21 @@ class StateCodec:
         except Exception as error:
             raise TypeError(f"{self._owner}.state: every field needs a default: {error}") from error
 
+    def encode_checked(self, state: object, where: str, *, unless: bytes) -> bytes | None:
+        """The bytes to store, known to load again; None if they equal ``unless``. Raises like ``encode``."""
+        encoded = self.encode(state, where)
+        if encoded == unless:
+            return None
+        try:
+            self._decoder.decode(memoryview(encoded)[1:])
+        except Exception as error:
+            raise SerializationFailed(
+                f"{where}: the state cannot be stored, because it would not load again: {error}"
+            ) from error
+        return encoded
+
     def encode(self, state: object, where: str) -> bytes:
-        """The bytes to store. Raises ``SerializationFailed`` that names the field."""
+        """The bytes of the state. Raises ``SerializationFailed`` that names the field."""
         try:
             return FORMAT + codec.encode_stored(state)
         except Exception as error:  # a field's own type can raise anything

@@ -53,7 +53,7 @@ class _Unsendable(Exception):
 class Turn:
     """A request on its way through an activation: queued, running, settled."""
 
-    __slots__ = ("_room", "activation", "credit", "expires", "left", "origin", "request", "spec", "task")
+    __slots__ = ("_context", "_room", "activation", "credit", "expires", "left", "origin", "request", "spec", "task")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Turn:
         self.credit = request.credit
         self.left = False
         self._room: asyncio.Future[None] | None = None
+        self._context: Context | None = None
 
     @property
     def address(self) -> str:
@@ -86,9 +87,12 @@ class Turn:
     @property
     def context(self) -> Context:
         """What user code may know of the message."""
-        request = self.request
-        deadline = self.expires if self.expires != float("inf") else None
-        return Context(request.sender, request.message_id, deadline, request.key, dict(request.headers))
+        if self._context is None:
+            request = self.request
+            deadline = self.expires if self.expires != float("inf") else None
+            headers = dict(request.headers)
+            self._context = Context(request.sender, request.message_id, deadline, request.key, headers)
+        return self._context
 
     @property
     def chain(self) -> tuple[tuple[str, str], ...]:
@@ -114,7 +118,7 @@ class Turn:
         except Exception as error:  # of the engine: the turn must end all the same
             self._broken(error)
             return
-        if state is None:
+        if state is None and not self._must_wait():
             self.activation.settle(self, answer)
         else:
             self.task = self.activation.runtime.loop.create_task(self._commit(answer, state))
@@ -123,9 +127,10 @@ class Turn:
         try:
             args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
         except SerializationFailed as error:
-            return failure.refusal(self.request.id, error), None
+            self._log_if_unheard(error)
+            return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
         try:
-            self.spec.function(self.activation.actor, *args, **kwargs).send(None)
+            self.spec.function(self.activation.actor_for(self), *args, **kwargs).send(None)
         except StopIteration as stop:
             return self._succeeded(stop.value)
         except BaseException as error:
@@ -139,7 +144,7 @@ class Turn:
         except Exception as error:  # of the engine: the turn must end all the same
             self._broken(error)
             return
-        if state is None:
+        if state is None and not self._must_wait():
             self.activation.settle(self, answer)
         else:
             await self._commit(answer, state)
@@ -148,32 +153,53 @@ class Turn:
         try:
             args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
         except SerializationFailed as error:
-            return failure.refusal(self.request.id, error), None
+            self._log_if_unheard(error)
+            return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
         result = None
         try:
             if self.spec.streams:
-                await self._pump(self.spec.function(self.activation.actor, *args, **kwargs))
+                await self._pump(self.spec.function(self.activation.actor_for(self), *args, **kwargs))
             else:
-                result = await self.spec.function(self.activation.actor, *args, **kwargs)
+                result = await self.spec.function(self.activation.actor_for(self), *args, **kwargs)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             return self._failed(error), None
         return self._succeeded(result)
 
+    def _log_if_unheard(self, error: BaseException) -> None:
+        if self.request.mode is Mode.SEND:
+            log.error("%s failed, and its sender waits for no answer: %s", self.where, error, exc_info=error)
+
     def _broken(self, error: Exception) -> None:
         log.error("%s: the turn could not be ended in good order", self.where, exc_info=error)
         self.activation.fail_turn(self, ActorError(f"{self.where}: internal error: {error!r}; nothing was committed"))
 
-    async def _commit(self, answer: Envelope, state: bytes) -> None:
-        if await self.activation.commit(self, state):
+    def _must_wait(self) -> bool:
+        """Whether the answer tells of what a commit that is under way has yet to make durable."""
+        return self.spec.lane is Lane.CONTROL and self.activation.committing is not None
+
+    async def _commit(self, answer: Envelope, state: bytes | None) -> None:
+        while self._must_wait():
+            committing = self.activation.committing
+            if committing is not None:
+                await asyncio.shield(committing)
+            try:
+                state = self.activation.unsaved(self)
+            except SerializationFailed as error:
+                answer, state = failure.refusal(self.request.id, error), None
+        if state is None or await self.activation.commit(self, state):
             self.activation.settle(self, answer)
 
     async def _pump(self, items: AsyncGenerator[Any, None]) -> None:
         """Send the items while the reader has room for them. A reader that left stops nothing."""
+        unread = 0
         async with contextlib.aclosing(items):
             async for item in items:
                 if self._read_by_nobody():
+                    unread += 1
+                    if unread % 64 == 0:  # a generator that never waits must not hold up the loop
+                        await asyncio.sleep(0)
                     continue
                 payload = self._encode(item, "item")
                 await self._room_for_more()
@@ -206,7 +232,7 @@ class Turn:
     def _encode(self, value: object, what: str) -> bytes:
         runtime = self.activation.runtime
         try:
-            payload = codec.encode(value, typed=self.request.typed and self.spec.result_typed)
+            payload = codec.encode(value, self.spec.fits_result if self.request.typed else codec.is_plain)
         except Exception as error:  # whatever a value's own pickling raises
             text = f"{self.where}: its {what} ({type(value).__name__}) cannot be serialized: {error}"
             raise _Unsendable(SerializationFailed(f"{text}; the turn committed nothing")) from error
@@ -234,10 +260,9 @@ class Turn:
 
     def _failed(self, error: BaseException) -> Envelope:
         self.activation.roll_back(self)
+        self._log_if_unheard(error)
         if isinstance(error, _Unsendable):
             return failure.refusal(self.request.id, error.reason)
-        if self.request.mode is Mode.SEND:
-            log.error("%s raised, and its sender waits for no answer", self.where, exc_info=error)
         return failure.raised(self.request.id, self.where, error)
 
     def accepted(self) -> None:
