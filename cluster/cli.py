@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.errors import ActorError, ActorFailed, ClusterUnavailable, OutcomeUnknown
-from actors.ref import actor_ref
+from actors.ref import ActorRef, RemoteHandler, actor_ref
 from actors.runtime import Settings
 from cluster.app import AppError, load_actors
 from cluster.client import Client, connect
@@ -44,7 +44,7 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         settings = tomllib.loads(path.read_text())
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} is not TOML: {error}") from None
     settings = {name.replace("-", "_"): value for name, value in settings.items()}
     known = {parameter.name for parameter in context.command.params} - {"config"}
@@ -328,14 +328,14 @@ def ask(
     if len(words) > 2:
         raise typer.BadParameter("give [HANDLER] JSON: at most two words after the address")
     message = _parse(words[-1])
+    ref = _ref(address).options(timeout=timeout)
 
     async def main(client: Client) -> None:
-        ref = actor_ref(address).options(timeout=timeout)
         if len(words) == 1:
             reply = await ref.ask(message)
         else:
             args, kwargs = _arguments(message)
-            reply = await getattr(ref, words[0])(*args, **kwargs)
+            reply = await RemoteHandler(ref, words[0])(*args, **kwargs)
         print(msgspec.json.encode(reply, enc_hook=str).decode())
 
     _talk(main, connect_to, etcd, cluster, _credentials(token, tls_ca, tls_cert, tls_key, tls_server_name))
@@ -359,9 +359,10 @@ def send(
 ) -> None:
     """Send an actor a message and print the id under which it was accepted."""
     value = _parse(message)
+    ref = _ref(address)
 
     async def main(client: Client) -> None:
-        receipt = await actor_ref(address).send(value)
+        receipt = await ref.send(value)
         print(json.dumps({"message_id": receipt.message_id}) if as_json else receipt.message_id)
 
     _talk(main, connect_to, etcd, cluster, _credentials(token, tls_ca, tls_cert, tls_key, tls_server_name))
@@ -378,9 +379,9 @@ def _talk(
     etcd_password: str | None = None,
 ) -> None:
     """Run a client's command, turning errors into a line on stderr and an exit status."""
-    if silo is not None and etcd:
-        raise typer.BadParameter("give --connect or --etcd, not both")
-    if silo is None and not etcd:
+    if silo is not None:
+        etcd = None  # the more exact of the two; SILO_ETCD may be set for other commands
+    elif not etcd:
         silo = "127.0.0.1:7400"
 
     async def talk() -> int:
@@ -448,6 +449,13 @@ def _credentials(
 
 def _etcd_tls(ca: str | None, cert: str | None, key: str | None) -> Tls | None:
     return Tls(ca=ca, cert=cert, key=key) if ca or cert or key else None
+
+
+def _ref(address: str) -> ActorRef:
+    try:
+        return actor_ref(address)
+    except ValueError as error:
+        raise typer.Exit(complain(error, ExitStatus.USAGE)) from None
 
 
 def _parse(text: str) -> Any:
