@@ -6,7 +6,9 @@ does.
 
 import asyncio
 import gc
+import os
 import sys
+import threading
 from collections.abc import Callable
 
 import msgspec
@@ -69,8 +71,7 @@ async def measure(idle: Idle, say: Callable[[Answer], None]) -> int:
             assert len(silo.runtime.activations) == size
             by_type = _compare(before, Census(), size - BASE) if before is not None else []
             say(answer_with(Measured(size, took / (size - BASE), by_type)))
-        await asyncio.to_thread(sys.stdin.readline)
-        await silo.abort()  # nobody needs these actors to be put to sleep one by one
+        await asyncio.Event().wait()
     return 0
 
 
@@ -101,7 +102,14 @@ def _compare(before: Census, after: Census, activations: int) -> list[ByType]:
     ]
 
 
+def _exit_with_stdin() -> None:
+    """End at once when stdin does: nobody needs these actors to be put to sleep one by one."""
+    sys.stdin.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_exit_with_stdin, daemon=True).start()
     _idle = msgspec.json.decode(sys.argv[1], type=Idle)
     _say = open_answers()
     sys.exit(run(lambda: measure(_idle, _say)))

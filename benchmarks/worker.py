@@ -5,6 +5,7 @@ left behind when the benchmark dies.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import sys
@@ -22,18 +23,40 @@ Role = Literal["serve", "call"]
 
 async def work(peer: str, role: Role, place: Place, say: Callable[[Answer], None]) -> int:
     """Be that process until stdin ends."""
-    if role == "serve":
-        async with load_peer(peer).serve(place) as served:
-            say(answer_with(Ready(served.endpoint)))
-            while (command := await _next_command()) is not None:
-                say(_count(served, command))
-    else:
-        numbers = itertools.count()
-        async with load_peer(peer).connect(place) as caller:
-            say(answer_with(Ready()))
-            while (command := await _next_command()) is not None:
-                say(await _drive(caller, command, numbers))
+    commands: asyncio.Queue[Command] = asyncio.Queue()
+    working = asyncio.create_task(
+        _serve(peer, place, say, commands) if role == "serve" else _call(peer, place, say, commands)
+    )
+    listening = asyncio.create_task(_listen(commands))
+    await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    listening.cancel()
     return 0
+
+
+async def _listen(commands: "asyncio.Queue[Command]") -> None:
+    """Take commands until stdin ends."""
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    async for line in lines:
+        commands.put_nowait(msgspec.json.decode(line, type=Command))
+
+
+async def _serve(peer: str, place: Place, say: Callable[[Answer], None], commands: "asyncio.Queue[Command]") -> None:
+    async with load_peer(peer).serve(place) as served:
+        say(answer_with(Ready(served.endpoint)))
+        while True:
+            say(_count(served, await commands.get()))
+
+
+async def _call(peer: str, place: Place, say: Callable[[Answer], None], commands: "asyncio.Queue[Command]") -> None:
+    numbers = itertools.count()
+    async with load_peer(peer).connect(place) as caller:
+        say(answer_with(Ready()))
+        while True:
+            say(await _drive(caller, await commands.get(), numbers))
 
 
 def answer_with(value: object) -> Answer:
@@ -64,11 +87,6 @@ async def _drive(caller: Caller, command: Command, numbers: "itertools.count[int
     else:
         answer = answer_with(window)
     return answer
-
-
-async def _next_command() -> Command | None:
-    line = await asyncio.to_thread(sys.stdin.readline)
-    return msgspec.json.decode(line, type=Command) if line else None
 
 
 def open_answers() -> Callable[[Answer], None]:
