@@ -97,6 +97,9 @@ class Runtime:
         self._ids = itertools.count(1)
         self._name = secrets.token_hex(8)  # with the counter: message ids that are unique in the cluster
         self._router = Router(self)
+        # Once a silo was told NotHere, it is told so for every request until it asks again where the address is: else
+        # one that comes when the actor has just been activated here would overtake those that are on their way back.
+        self._bounced: set[tuple[Link, str]] = set()
         self._streams: dict[tuple[object, int], Turn | ForwardedCall] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._spare = 0
@@ -288,9 +291,11 @@ class Runtime:
         if not link.trusted:
             request.trusted = False
         activation = self.activations.get(request.address)
-        if activation is not None and self.may_act():
+        bounced = self._bounced and (link, request.address) in self._bounced
+        if activation is not None and not bounced and self.may_act():
             activation.accept(request, link)
         elif link.peer_is_silo:
+            self._bounced.add((link, request.address))
             link.send(NotHere(request.id))
         elif not is_address(request.address):
             link.send(failure.refusal(request.id, Rejected(f"malformed address {request.address!r}")))
@@ -308,6 +313,7 @@ class Runtime:
         return call
 
     async def _on_resolve(self, link: Link, question: Resolve) -> None:
+        self._bounced.discard((link, question.address))
         try:
             await self._router.found(question.address)
             route = await self.own(question.address)
@@ -346,6 +352,7 @@ class Runtime:
                 self._router.hold(call)  # it certainly did not arrive, so it may go elsewhere
             else:
                 self.end_call(call, call.lost())
+        self._bounced = {bounced for bounced in self._bounced if bounced[0] is not link}
         for key, reader in [(key, reader) for key, reader in self._streams.items() if key[0] is link]:
             del self._streams[key]
             if isinstance(reader, ForwardedCall):
