@@ -41,6 +41,8 @@ def _is_actor(value: object) -> bool:
 def _load(app: str) -> ModuleType:
     if app.endswith(".py"):
         return _load_path(app)
+    if not all(part.isidentifier() for part in app.split(".")):
+        raise AppError(f"{app!r} is not a module name, as in my_package.my_app; a file ends in .py")
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: the app may lie in the working directory
     try:
@@ -49,8 +51,6 @@ def _load(app: str) -> ModuleType:
         return importlib.import_module(app)
     except AppError:
         raise
-    except ValueError as error:
-        raise AppError(f"{app!r} is not a module name: {error}") from None
     except BaseException as error:
         raise AppError(f"the app {app!r} does not import") from error
 

@@ -51,9 +51,12 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     unknown = sorted(settings.keys() - known)
     if unknown:
         raise typer.BadParameter(f"{path}: unknown settings {unknown}; known are {sorted(filter(None, known))}")
+    repeatable = {p.name for p in context.command.params if getattr(p, "multiple", False) or p.nargs == -1}
     for name, value in settings.items():
         if isinstance(value, dict):  # labels
             settings[name] = [f"{key}={item}" for key, item in value.items()]
+        elif name in repeatable and not isinstance(value, list):
+            settings[name] = [value]
     context.default_map = {**(context.default_map or {}), **settings}
     return path
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from watchfiles import PythonFilter, awatch
 
+from cluster.exit_status import ExitStatus, complain
 from cluster.signals import StopSignals
 
 
@@ -17,10 +18,14 @@ async def run_and_reload(apps: Sequence[str], command: Sequence[str]) -> int:
 
     A silo that ends by itself (an app that does not import) is started again at the next change.
     """
+    folders = _folders(apps)
+    for folder in folders:
+        if not folder.is_dir():
+            return complain(f"there is no folder {folder} to watch", ExitStatus.USAGE)
     signals = StopSignals()
     child = await _start(command)
     try:
-        async for changes in awatch(*_folders(apps), watch_filter=PythonFilter(), stop_event=signals.asked, step=100):
+        async for changes in awatch(*folders, watch_filter=PythonFilter(), stop_event=signals.asked, step=100):
             names = ", ".join(sorted({Path(path).name for _, path in changes}))
             print(f"silo: {names} changed; restarting", file=sys.stderr, flush=True)
             await _end(child)
@@ -31,9 +36,12 @@ async def run_and_reload(apps: Sequence[str], command: Sequence[str]) -> int:
 
 
 async def _start(command: Sequence[str]) -> asyncio.subprocess.Process:
+    # What is set for this command is in ``command``; SILO_ETCD would make the silo a member of a real cluster.
+    environment = {name: value for name, value in os.environ.items() if name not in ("SILO_CONFIG", "SILO_ETCD")}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cluster.cli", "start", *command, "--parent-pid", str(os.getpid()), start_new_session=True
-    )
+        sys.executable, "-m", "cluster.cli", "start", *command, "--parent-pid", str(os.getpid()),
+        start_new_session=True, env=environment,
+    )  # fmt: skip
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

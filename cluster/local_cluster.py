@@ -127,7 +127,11 @@ class LocalCluster:
         ]  # fmt: skip
         # A session of its own: Ctrl-C in the terminal is for this process, which drains the silos in order.
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name != "SILO_CONFIG"},  # that of `silo up`
         )
         return SiloProcess(name, process)
 

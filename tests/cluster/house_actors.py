@@ -72,7 +72,16 @@ class Counter(Actor, placement=by_name):
     async def add_slowly(self, amount: int) -> int:
         """Changes the state, then waits for ``finish``."""
         self.state.value += amount
+        self.slow = True
         await self.gate.wait()
+        return self.state.value
+
+    @handler
+    async def add_after(self, amount: int, seconds: float) -> int:
+        """Changes the state, then takes its time."""
+        self.state.value += amount
+        self.slow = True
+        await asyncio.sleep(seconds)
         return self.state.value
 
     @handler
@@ -84,10 +93,16 @@ class Counter(Actor, placement=by_name):
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
+        self.slow = False
 
     @handler(control=True)
     async def finish(self) -> None:
         self.gate.set()
+
+    @handler(control=True)
+    async def is_slow(self) -> bool:
+        """Whether a slow turn has begun."""
+        return self.slow
 
     @handler(readonly=True)
     async def value(self) -> int:
