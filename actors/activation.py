@@ -110,6 +110,9 @@ class Activation:
             self.runtime.remember_stream(turn)
         free = self.status is Status.ACTIVE and self._closing_for is None
         if spec.lane is not Lane.TURN and (free or self._turn is not None):
+            if self._beside is not None and len(self._beside) >= self.type.options.max_queue:
+                turn.refuse(MailboxFull(f"{self.address}: {len(self._beside)} read-only and control calls run already"))
+                return
             turn.accepted()
             self._run_beside(turn)
         elif request.chain and self._is_waiting_for(request):

@@ -14,8 +14,13 @@ def refusal(request_id: int, error: errors.ActorError) -> Failure:
     return Failure(request_id, type(error).__name__, message(error))
 
 
+MAX_TEXT = 64 * 1024
+
+
 def _printable(text: str) -> str:
-    """The text without what UTF-8 cannot say."""
+    """The text without what UTF-8 cannot say, and without the middle if it is very long."""
+    if len(text) > MAX_TEXT:
+        text = f"{text[: MAX_TEXT // 2]}\n... {len(text) - MAX_TEXT} characters left out ...\n{text[-MAX_TEXT // 2 :]}"
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -39,8 +44,10 @@ def _original_of(error: BaseException, depth: int = 8) -> list[object]:
     attributes = {name: value for name, value in getattr(error, "__dict__", {}).items() if codec.is_plain(value)}
     args: object = list(error.args)
     try:
-        codec.encode(args)
-    except Exception:  # an argument that cannot travel: the text stands for all
+        fits = len(codec.encode(args)) <= MAX_TEXT
+    except Exception:
+        fits = False
+    if not fits:  # an argument that cannot travel, or should not: the text stands for all
         args = [message(error)]
     cause = error.__cause__
     described = [_type_name(cause), *_original_of(cause, depth - 1)] if cause is not None and depth else None

@@ -26,22 +26,31 @@ def _weight(call: Call) -> int:
 
 
 class _Held:
-    """Calls to one address that wait for a route, in the order in which they were made."""
+    """Calls to one address that wait for a route, in the order in which they were made.
 
-    __slots__ = ("ask_first", "calls", "found")
+    ``fences``: silos that calls were sent to under an older route. Nothing is released before each of them was asked
+    where the address is: its answer comes after all its NotHeres, so that no call on its way back is overtaken.
+    """
 
-    def __init__(self, ask_first: str) -> None:
-        self.ask_first = ask_first
+    __slots__ = ("asking", "calls", "fences")
+
+    def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.found = asyncio.Event()
+        self.fences: set[str] = set()
+        self.asking = ""  # which of them is being asked now
+
+    @property
+    def fenced(self) -> bool:
+        """Whether calls may still be on their way back."""
+        return bool(self.asking or self.fences)
 
 
 class Router:
     """Sends each call to the owner of its address, keeping the order of the calls to one address.
 
     Without a warm route calls are held while one task finds the owner: the silo that placement chooses claims the
-    address, or says who owns it. A silo that no longer owns an address answers NotHere; it is asked first where the
-    address is now, because its answer then comes after all its other NotHeres: none can be overtaken.
+    address, or says who owns it. A silo that no longer owns an address answers NotHere, for this and for all later
+    requests of the sender until it is asked where the address is now.
     """
 
     def __init__(self, runtime: "Runtime") -> None:
@@ -59,12 +68,15 @@ class Router:
         """Send the call on its way, or hold it until there is one."""
         address = call.request.address
         if address not in self._held:
+            route = self._routes.get(address)
             activation = self._runtime.activations.get(address)
             if activation is not None and self._runtime.may_act():
-                call.held_for = ""
-                activation.accept(call.request, self._runtime.local)
+                if route is None:
+                    call.held_for = ""
+                    activation.accept(call.request, self._runtime.local)
+                    return
+                self.hold(call, fence=route.silo)  # the address has come here: what was sent there comes back first
                 return
-            route = self._routes.get(address)
             if route is not None:
                 link = self._runtime.transport.link(route.silo)
                 if link is not None:
@@ -72,8 +84,12 @@ class Router:
                     return
         self.hold(call)
 
-    def hold(self, call: Call, *, ask_first: str = "") -> None:
-        """Let the call wait until the owner is found; ``ask_first`` has just said that it is not the owner."""
+    def is_clear(self, address: str) -> bool:
+        """Whether no earlier call of this runtime to the address can be held or on its way back."""
+        return address not in self._held and address not in self._routes
+
+    def hold(self, call: Call, *, fence: str = "") -> None:
+        """Let the call wait until the owner is found; calls that were sent to the silo ``fence`` may come back."""
         address = call.request.address
         call.link = None
         self._routes.pop(address, None)
@@ -82,8 +98,10 @@ class Router:
             return
         held = self._held.get(address)
         if held is None:
-            held = self._held[address] = _Held(ask_first)
+            held = self._held[address] = _Held()
             self._runtime.spawn(self._resolve(address, held))
+        if fence and fence != held.asking:
+            held.fences.add(fence)
         self._held_bytes += _weight(call)
         call.held_for = call.held_for or "its owner is being looked up"
         bisect.insort(held.calls, call, key=_by_order)
@@ -134,16 +152,36 @@ class Router:
     async def _find(self, address: str, held: _Held) -> Route:
         """Ask where the address lives, and make sure that there is a link to it. Raises if it cannot be reached."""
         runtime = self._runtime
-        target, held.ask_first = held.ask_first or runtime.directory.place(address), ""
-        if target == runtime.directory.silo:
-            route = await runtime.own(address)
-        elif not runtime.hosting:
-            route = Route(target, 0)
-        else:
-            route = await self._ask(await runtime.transport.connect(target), address)
-        if route.silo != runtime.directory.silo:
-            await runtime.transport.connect(route.silo)
+        route = None
+        while held.fences or route is None:
+            if held.fences:
+                route = await self._pass(held.fences.pop(), address, held)
+                continue
+            target = runtime.directory.place(address)
+            if target == runtime.directory.silo:
+                route = await runtime.own(address)
+            elif runtime.hosting:
+                route = await self._ask(await runtime.transport.connect(target), address)
+            else:
+                route = Route(target, 0)
+            if route.silo != runtime.directory.silo:
+                await runtime.transport.connect(route.silo)
         return route
+
+    async def _pass(self, silo: str, address: str, held: _Held) -> Route | None:
+        """Wait until nothing that was sent to the silo can come back; return where it thinks that the address is."""
+        runtime = self._runtime
+        held.asking = silo
+        try:
+            route = await self._ask(await runtime.transport.connect(silo), address)
+            if route.silo != runtime.directory.silo:
+                await runtime.transport.connect(route.silo)
+        except (ConnectionError, ClusterUnavailable, OutcomeUnknown):
+            return None  # it is gone, and what was sent there with it; or it has no idea
+        else:
+            return route
+        finally:
+            held.asking = ""
 
     async def _ask(self, link: Link, address: str) -> Route:
         runtime = self._runtime
@@ -168,21 +206,23 @@ class Router:
         """Stop holding the address's calls."""
         if self._held.get(address) is held:
             del self._held[address]
-        held.found.set()
         self._held_bytes -= sum(map(_weight, held.calls))
         calls, held.calls = held.calls, []
         return calls
 
-    async def found(self, address: str) -> None:
-        """Return when nothing sent through this runtime waits for the address's owner any more."""
+    async def learn(self, address: str, route: Route) -> None:
+        """The address was found to live elsewhere: what waits here for its owner goes there now."""
         held = self._held.get(address)
-        if held is not None:
-            await held.found.wait()
+        if held is not None and not held.fenced:
+            with suppress(ConnectionError):
+                await self._runtime.transport.connect(route.silo)
+                if self._held.get(address) is held and not held.fenced:
+                    self._release(address, held, route)
 
     def arrived(self, address: str) -> None:
         """The address has been activated here: deliver what waits for it."""
         held = self._held.get(address)
-        if held is not None:
+        if held is not None and not held.fenced:
             self._release(address, held, Route(self._runtime.directory.silo, 0))
 
     def _release(self, address: str, held: _Held, route: Route) -> None:

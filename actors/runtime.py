@@ -265,7 +265,7 @@ class Runtime:
             return  # it timed out, or was sent again elsewhere
         if type(envelope) is NotHere:
             assert link is not None
-            self._router.hold(call, ask_first=link.peer)
+            self._router.hold(call, fence=link.peer)
         elif call.on_envelope(envelope, trusted=link is None or link.trusted):
             self._close_call(call)
 
@@ -291,8 +291,12 @@ class Runtime:
         if not link.trusted:
             request.trusted = False
         activation = self.activations.get(request.address)
-        bounced = self._bounced and (link, request.address) in self._bounced
-        if activation is not None and not bounced and self.may_act():
+        in_order = (
+            (link, request.address) not in self._bounced
+            if link.peer_is_silo
+            else self._router.is_clear(request.address)
+        )
+        if activation is not None and in_order and self.may_act():
             activation.accept(request, link)
         elif link.peer_is_silo:
             self._bounced.add((link, request.address))
@@ -315,8 +319,9 @@ class Runtime:
     async def _on_resolve(self, link: Link, question: Resolve) -> None:
         self._bounced.discard((link, question.address))
         try:
-            await self._router.found(question.address)
             route = await self.own(question.address)
+            if route.silo != self.directory.silo:
+                await self._router.learn(question.address, route)  # before the others, for what was handed on is older
             activation = self.activations.get(question.address)
             failed = await activation.ready() if activation is not None else None
         except ActorError as error:
