@@ -178,14 +178,17 @@ async def test_a_value_arrives_as_what_it_was_without_annotations(start: Start, 
     assert [item async for item in ref.stream.stream(value)] == [value]
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(exclude_categories=["Cs"]))
-    | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3) | st.integers(),
-    inner) | st.tuples(inner, inner)
-    | st.builds(Custom, inner),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT | st.binary(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(TEXT | st.integers(), inner)
+        | st.tuples(inner, inner)
+        | st.builds(Custom, inner)
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(PLAIN)
@@ -232,16 +235,16 @@ ANNOTATED: list[tuple[Any, object]] = [
 def annotated_echo(annotation: Any) -> type[Actor]:
     class Typed(Actor):
         @handler
-        async def echo(self, value):  # type: ignore[no-untyped-def]
+        async def echo(self, value):  # type: ignore[no-untyped-def]  # noqa: ANN202
             self.got = type(value)
             return value
 
         @handler
-        async def stream(self, value):  # type: ignore[no-untyped-def]
+        async def stream(self, value):  # type: ignore[no-untyped-def]  # noqa: ANN202
             yield value
 
     Typed._handlers["echo"].function.__annotations__ = {"value": annotation, "return": annotation}
-    Typed._handlers["stream"].function.__annotations__ = {"value": annotation, "return": Sequence[annotation]}  # type: ignore[valid-type]
+    Typed._handlers["stream"].function.__annotations__ = {"value": annotation, "return": Sequence[annotation]}
     return Typed
 
 
@@ -498,7 +501,7 @@ def test_garbage_instead_of_arguments_is_a_refusal(data: bytes) -> None:
     from actors.actor import ActorType
 
     spec = ActorType.of(Echo).handlers["echo"]
-    refused = ""
+    refused, args, kwargs = "", (), dict[str, Any]()
     try:
         args, kwargs = spec.decode_arguments(data, trusted=False)
     except SerializationFailed as error:

@@ -67,10 +67,10 @@ async def test_a_call_may_be_added_while_others_expire(loop_time: LoopTime) -> N
     def expire(call: int) -> None:
         expired.append(call)
         if call < 3:
-            deadlines.add(call + 1, 10)
+            chained.add(call + 1, 10)
 
-    deadlines = Deadlines(asyncio.get_running_loop(), expire)
-    deadlines.add(1, 10)
+    chained = Deadlines(asyncio.get_running_loop(), expire)
+    chained.add(1, 10)
     for _ in range(4):
         await loop_time.jump(11)
     assert expired == [1, 2, 3]

@@ -60,14 +60,15 @@ def test_the_bytes_are_bounded_but_one_message_is_always_let_in() -> None:
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 60)), max_size=60))
 def test_the_limits_hold_whatever_comes_and_goes(steps: list[int | None]) -> None:
-    mailbox, inside = Mailbox(5, 100), []
+    mailbox, inside = Mailbox(5, 100), list[Turn]()
     for size in steps:
         if size is None:
             if inside:
                 assert mailbox.take() is inside.pop(0)
             continue
         one = turn(b"x" * size)
-        fits = len(inside) < 5 and (not inside or sum(len(t.request.payload) for t in inside) + size <= 100)
+        waiting = sum(len(one.request.payload) for one in inside)
+        fits = len(inside) < 5 and (not inside or waiting + size <= 100)
         if fits:
             mailbox.put(one)
             inside.append(one)

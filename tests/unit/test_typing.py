@@ -121,7 +121,7 @@ async def use() -> None:
     actor_ref(42)  # wrong
     session.options(timeout="5")  # wrong
     await session.introduce("session-43")  # wrong
-    print(number, n)
+    print(number)
 
 
 class Sync(Actor):
