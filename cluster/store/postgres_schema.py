@@ -6,11 +6,12 @@ is a database, not a server. Advisory locks, which are per database and end with
 
 import asyncio
 import secrets
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
 from cluster.store.errors import StoreInUse, UnusableStore
+from cluster.store.postgres_driver import Connection
 
 SCHEMA: Final = "agentsilo"
 OLDEST_SERVER: Final = 14  # pg_terminate_backend that waits; 13 has had no security fixes since November 2025
@@ -98,7 +99,7 @@ _LOCK_ATTEMPTS: Final = 10
 _LOCK_PAUSE_SECONDS: Final = 0.05
 
 
-async def prepare(connection: "asyncpg.Connection[Any]", place: str, *, exclusively: bool, may_migrate: bool) -> str:
+async def prepare(connection: Connection, place: str, *, exclusively: bool, may_migrate: bool) -> str:
     """Take the lock of those who use the store, bring the schema up to date, and return the store's id.
 
     Raises ``UnusableStore``, with nothing changed, for a server or schema that this release cannot use;
@@ -122,7 +123,7 @@ async def prepare(connection: "asyncpg.Connection[Any]", place: str, *, exclusiv
     return store_id
 
 
-async def lock(connection: "asyncpg.Connection[Any]", place: str, *, exclusively: bool) -> None:
+async def lock(connection: Connection, place: str, *, exclusively: bool) -> None:
     """Hold the store together with other silos, or alone; both end with the connection. Raises ``StoreInUse``."""
     function = "pg_try_advisory_lock" if exclusively else "pg_try_advisory_lock_shared"
     for attempt in range(_LOCK_ATTEMPTS):
@@ -141,7 +142,7 @@ async def lock(connection: "asyncpg.Connection[Any]", place: str, *, exclusively
     )
 
 
-async def _format(connection: "asyncpg.Connection[Any]", place: str) -> int:
+async def _format(connection: Connection, place: str) -> int:
     """The number of migrations that were applied; 0 where there is nothing of ours, nor of anybody else's."""
     tables = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)", SCHEMA)
     if tables == 0:
@@ -163,7 +164,7 @@ async def _format(connection: "asyncpg.Connection[Any]", place: str) -> int:
     return found
 
 
-async def _migrate(connection: "asyncpg.Connection[Any]", place: str) -> None:
+async def _migrate(connection: Connection, place: str) -> None:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
         found = await _format(connection, place)  # again: another silo may have done it in the meantime

@@ -12,13 +12,14 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Final, Self, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
 
 from cluster.store import postgres_schema
 from cluster.store.errors import UnusableStore
+from cluster.store.postgres_driver import Connection, connect, is_fatal, one_line, sqlstate
 from cluster.store.postgres_group import Reply, Request
 from cluster.store.postgres_url import PostgresUrl
 
@@ -49,7 +50,7 @@ class TryAgain(Exception):
 class PostgresSession:
     """A connection that is set up and holds the store's lock. Made by ``connect``; for one task at a time."""
 
-    def __init__(self, connection: "asyncpg.Connection[Any]", *, place: str, limit: float) -> None:
+    def __init__(self, connection: Connection, *, place: str, limit: float) -> None:
         self._connection = connection
         self._place = place
         self._limit = limit
@@ -74,10 +75,10 @@ class PostgresSession:
         ``ghosts`` are backends of connections that this handle lost: they are terminated first, as they may still
         hold locks, and taken off the list. Raises ``UnusableStore``, ``Lost`` or ``ValueError``.
         """
-        connection: asyncpg.Connection[Any] | None = None
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(patience):
-                connection = await asyncpg.connect(url.dsn, timeout=patience + 1, server_settings=_settings(limit))
+                connection = await connect(url.dsn, timeout=patience + 1, settings=_settings(limit))
                 session = cls(connection, place=url.place, limit=limit)
                 await session._set_up(exclusively=exclusively, may_migrate=may_migrate, ghosts=ghosts)
         except BaseException as error:
@@ -104,7 +105,7 @@ class PostgresSession:
         self.store_id = await postgres_schema.prepare(
             connection, self._place, exclusively=exclusively, may_migrate=may_migrate
         )
-        pid, started = await connection.fetchrow(
+        ((pid, started),) = await connection.fetch(
             "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )
         self.backend = pid, started
@@ -114,7 +115,7 @@ class PostgresSession:
     @property
     def closed(self) -> bool:
         """Whether the connection is known to be gone."""
-        return bool(self._connection.is_closed())
+        return self._connection.is_closed()
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call back when the connection is gone, however it went."""
@@ -188,11 +189,11 @@ class PostgresSession:
         try:
             return await request
         except asyncpg.PostgresError as error:
-            code = error.sqlstate or ""
+            code = sqlstate(error)
             if code in _TRY_AGAIN:
                 raise TryAgain(one_line(error)) from error
             # After FATAL and the like a transaction may have been committed all the same.
-            if self.closed or _is_fatal(error) or code in _ANOTHER_CONNECTION or code.startswith(("08", "57P")):
+            if self.closed or is_fatal(error) or code in _ANOTHER_CONNECTION or code.startswith(("08", "57P")):
                 self.abort()
                 raise Lost(one_line(error)) from error
             raise
@@ -227,7 +228,7 @@ def _raise_why(error: Exception, place: str, patience: float) -> None:
     """Raise what a failure to connect means, if it needs translation."""
     text = one_line(error)
     if isinstance(error, asyncpg.PostgresError):
-        code = error.sqlstate or ""
+        code = sqlstate(error)
         if code.startswith(_PASSING_CLASSES) or code in _ANOTHER_CONNECTION:
             raise Lost(text) from error
         raise UnusableStore(f"{place}: {text}") from error
@@ -239,12 +240,3 @@ def _raise_why(error: Exception, place: str, patience: float) -> None:
         raise Lost(f"no connection within {patience:.2g} s") from error
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         raise Lost(text) from error
-
-
-def _is_fatal(error: asyncpg.PostgresError) -> bool:
-    return getattr(error, "severity_en", None) in ("FATAL", "PANIC")
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's text: PostgreSQL's go on with details."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,9 +18,10 @@ import msgspec
 
 from actors.ports import Commit, StoreUnavailable
 from cluster.store.errors import UnusableStore
+from cluster.store.postgres_driver import one_line, sqlstate
 from cluster.store.postgres_errors import OutcomeInDoubt
 from cluster.store.postgres_group import GroupRule, Reply, Request
-from cluster.store.postgres_session import Backend, Lost, PostgresSession, TryAgain, one_line
+from cluster.store.postgres_session import Backend, Lost, PostgresSession, TryAgain
 from cluster.store.postgres_url import PostgresUrl
 from cluster.store.sqlite_group import Answer, Open, Operation, Outcome, RaiseEra
 from cluster.store.statistics import StoreStatistics
@@ -221,7 +222,7 @@ class PostgresWriter:
                 self._check(deadline if attempts < _MOST_ATTEMPTS else -inf, error)
                 await asyncio.sleep(random() * _FIRST_PAUSE_SECONDS)
             except asyncpg.PostgresError as error:
-                if (error.sqlstate or "").startswith(_CONCERN_ALL):
+                if sqlstate(error).startswith(_CONCERN_ALL):
                     raise StoreUnavailable(self._explain(error)) from error
                 raise
 

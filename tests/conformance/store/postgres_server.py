@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import importlib.util
 import os
+import select
 import shutil
 import signal
 import socket
@@ -27,7 +28,13 @@ _RULES = """
 host all postgres 127.0.0.1/32 trust
 host all all      127.0.0.1/32 scram-sha-256
 """
-_SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "shared_buffers=32MB")
+_SETTINGS = (
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=200",
+    "shared_buffers=32MB",
+    "fsync=off",  # processes are killed here, not machines: what was written to a file stays
+)
 
 
 def binaries() -> Path:
@@ -67,10 +74,11 @@ class PostgresServer:
             self.port: int = free.getsockname()[1]
         self._run("initdb", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
         (self._data / "pg_hba.conf").write_text(_RULES)
-        self.start()
+        self.launch()
+        self.wait_until_ready()
 
-    def start(self) -> None:
-        """Start it, as after a crash, and wait until it takes connections."""
+    def launch(self) -> None:
+        """Start it, as after a crash. It ends with the calling thread."""
         arguments = [argument for setting in (*_SETTINGS, f"port={self.port}") for argument in ("-c", setting)]
         self.process = subprocess.Popen(
             [*_dies_with_parent(), str(binaries() / "postgres"), "-D", str(self._data), *arguments],
@@ -79,9 +87,12 @@ class PostgresServer:
             user=None if _dies_with_parent() else self._owner,
             cwd="/",
         )
-        ready = threading.Event()
-        threading.Thread(target=self._read_log, args=(self.process, ready), daemon=True).start()
-        if not ready.wait(60) or self.process.poll() is not None:
+        self._ready = threading.Event()
+        threading.Thread(target=self._read_log, args=(self.process, self._ready), daemon=True).start()
+
+    def wait_until_ready(self) -> None:
+        """Return when it takes connections."""
+        if not self._ready.wait(60) or self.process.poll() is not None:
             raise RuntimeError("PostgreSQL did not start:\n" + "".join(self._log))
 
     def _read_log(self, process: "subprocess.Popen[str]", ready: threading.Event) -> None:
@@ -109,8 +120,12 @@ class PostgresServer:
 
     def kill(self) -> None:
         """End all its processes at once, as a power cut of the machine without its disk would."""
+        ends = [os.pidfd_open(pid) for pid in self.pids()]
         self._signal(signal.SIGKILL)
         self.process.wait()
+        for end in ends:  # the next server wants the memory that they share
+            select.select([end], [], [])
+            os.close(end)
 
     def freeze(self) -> None:
         """Stop all its processes where they are: connections stay open, and nobody answers."""
@@ -152,6 +167,17 @@ class PostgresServer:
         """Empty a database, which is quicker than to make another. Waits for those who have not let go of it."""
         self.execute("DROP SCHEMA IF EXISTS agentsilo CASCADE", url=url)
         self._returned.append(url)
+
+    def note_writes(self, url: str) -> None:
+        """From now on, every write of a state of a store is a row of ``agentsilo.written``, too."""
+        self.execute(
+            "CREATE TABLE agentsilo.written (address text, state bytea)",
+            "CREATE FUNCTION agentsilo.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO agentsilo.written VALUES (new.address, new.state); RETURN NULL; END $$",
+            "CREATE TRIGGER note AFTER UPDATE OF state ON agentsilo.actors "
+            "FOR EACH ROW EXECUTE FUNCTION agentsilo.note()",
+            url=url,
+        )
 
     def execute(self, *statements: str, url: str | None = None) -> list[object]:
         """Run statements in a connection of their own; the first column of the last one's rows."""

@@ -1,0 +1,278 @@
+"""Which databases are a store, how they become one, and who may use it."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvloop
+
+from actors.ports import Commit, Fenced, StoreUnavailable
+from cluster.store import PostgresStore, StoreInUse, UnusableStore, postgres_schema
+from tests.cluster.store.processes import python
+from tests.conformance.store.postgres_server import PostgresServer, shared_server
+
+
+@pytest.fixture(scope="session")
+def server() -> PostgresServer:
+    return shared_server()
+
+
+@pytest.fixture
+def url(server: PostgresServer) -> Iterator[str]:
+    url = server.lend_database()
+    yield url
+    server.take_back(url)
+
+
+async def open_and_close(url: str, *, alone: bool = False, timeout: float = 5) -> str:
+    store = await PostgresStore.open_url(url, timeout=timeout)
+    try:
+        if alone:
+            await store.lock_exclusively()
+        return store.id
+    finally:
+        await store.close()
+
+
+async def shown(store: PostgresStore, setting: str) -> object:
+    session = store._writer._session
+    assert session is not None
+    return await session._connection.fetchval(f"SHOW {setting}")
+
+
+async def test_silos_that_create_the_store_at_once_agree_on_its_id(url: str) -> None:
+    assert len(set(await asyncio.gather(*(open_and_close(url) for _ in range(8))))) == 1
+
+
+async def test_an_acknowledgement_means_that_the_log_is_on_disk(server: PostgresServer) -> None:
+    url = server.new_database()
+    for default, ours in (("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply", "remote_apply")):
+        server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = {default}")
+        store = await PostgresStore.open_url(url)
+        assert await shown(store, "synchronous_commit") == ours
+        await store.close()
+
+
+async def test_defaults_that_would_break_the_fence_do_not_count(server: PostgresServer) -> None:
+    url = server.new_database()
+    for setting in ("default_transaction_isolation = 'repeatable read'", "default_transaction_read_only = on"):
+        server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET {setting}")
+    store = await PostgresStore.open_url(url)
+    assert await shown(store, "transaction_isolation") == "read committed"
+    assert await store.open("session-1", 1) is None
+    await store.close()
+
+
+async def test_a_store_shares_its_database_with_other_schemas(server: PostgresServer, url: str) -> None:
+    server.execute("CREATE TABLE actors (mine text)", "INSERT INTO actors VALUES ('kept')", url=url)
+    await open_and_close(url)
+    assert server.execute("SELECT mine FROM actors", url=url) == ["kept"]
+    server.execute("DROP TABLE actors", url=url)
+
+
+@pytest.mark.parametrize(
+    "table", ["something (id text)", "store (id text, name text)", "store (id text, format text, era bigint)"]
+)
+async def test_a_schema_of_another_application_is_refused(server: PostgresServer, url: str, table: str) -> None:
+    server.execute("CREATE SCHEMA agentsilo", f"CREATE TABLE agentsilo.{table}", url=url)
+    with pytest.raises(UnusableStore, match="belongs to another application; it was not touched"):
+        await open_and_close(url)
+    assert (
+        len(server.execute("SELECT relname FROM pg_class WHERE relnamespace = 'agentsilo'::regnamespace", url=url)) == 1
+    )
+
+
+async def test_a_newer_schema_is_refused_untouched(server: PostgresServer, url: str) -> None:
+    await open_and_close(url)
+    server.execute("UPDATE agentsilo.store SET format = 99", url=url)
+    with pytest.raises(UnusableStore, match=r"newer release \(format 99, this release knows 1\); it was not touched"):
+        await open_and_close(url)
+    assert server.execute("SELECT format FROM agentsilo.store", url=url) == [99]
+    assert server.execute("SELECT count(*) FROM agentsilo.sessions", url=url) == [0]
+
+
+@pytest.fixture
+def new_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, there is one migration more."""
+    more = (*postgres_schema.MIGRATIONS, ("CREATE TABLE agentsilo.news ()",))
+    return lambda: monkeypatch.setattr(postgres_schema, "MIGRATIONS", more)
+
+
+async def test_an_older_schema_is_upgraded_once(
+    url: str, server: PostgresServer, new_release: Callable[[], None]
+) -> None:
+    store = await PostgresStore.open_url(url)
+    await store.open("session-1", 1)
+    await store.commit(Commit("session-1", 1, b"kept"))
+    await store.close()
+    new_release()
+    assert set(await asyncio.gather(*(open_and_close(url) for _ in range(4)))) == {store.id}
+    assert server.execute("SELECT format FROM agentsilo.store", url=url) == [2]
+    store = await PostgresStore.open_url(url)
+    assert await store.open("session-1", 2) == b"kept"
+    await store.close()
+
+
+async def test_nobody_upgrades_a_schema_in_use(url: str, new_release: Callable[[], None]) -> None:
+    old = await PostgresStore.open_url(url)
+    new_release()
+    with pytest.raises(StoreInUse, match=r"silos of an older release use this store \(format 1\)"):
+        await open_and_close(url)
+    await old.close()
+    await open_and_close(url)
+
+
+async def test_a_failed_migration_changes_nothing(
+    url: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_and_close(url)
+    monkeypatch.setattr(
+        postgres_schema, "MIGRATIONS", (*postgres_schema.MIGRATIONS, ("CREATE TABLE agentsilo.news ()", "SELECT 1/0"))
+    )
+    with pytest.raises(UnusableStore, match="division by zero"):
+        await open_and_close(url)
+    assert server.execute("SELECT to_regclass('agentsilo.news')::text", url=url) == [None]
+
+
+async def test_what_the_server_refuses(server: PostgresServer, url: str) -> None:
+    host = f"127.0.0.1:{server.port}"
+    database = url.rpartition("/")[2]
+    server.execute("CREATE ROLE guest LOGIN PASSWORD 'right'")
+    for refused, words in (
+        (f"postgresql://guest:secret@{host}/{database}", "password authentication failed"),
+        (f"postgresql://nobody:secret@{host}/{database}", "password authentication failed"),
+        (f"postgresql://postgres@{host}/nowhere", 'database "nowhere" does not exist'),
+        (f"postgresql://guest:right@{host}/{database}", "permission denied"),
+        (f"{url}?sslmod=require", "unrecognized configuration parameter"),
+        (f"{url}?sslmode=require", "no TLS connection as sslmode asks for"),
+    ):
+        with pytest.raises(UnusableStore, match=f"^postgresql://{host}/") as refusal:
+            await open_and_close(refused)
+        assert words in str(refusal.value)
+        assert "secret" not in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+async def test_an_empty_schema_of_ones_own_is_enough(server: PostgresServer, url: str) -> None:
+    server.execute("CREATE ROLE limited LOGIN PASSWORD 'right'")
+    server.execute("CREATE SCHEMA agentsilo AUTHORIZATION limited", url=url)
+    store = await PostgresStore.open_url(url.replace("postgres@", "limited:right@"))
+    assert await store.open("session-1", 1) is None
+    await store.close()
+
+
+async def test_a_database_that_cannot_hold_every_address_is_refused(server: PostgresServer) -> None:
+    server.execute("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(UnusableStore, match="encoding is LATIN1"):
+        await open_and_close(server.url("latin"))
+
+
+async def test_an_embedded_silo_keeps_others_out_until_it_closes(url: str) -> None:
+    embedded = await PostgresStore.open_url(url)
+    await embedded.lock_exclusively()
+    with pytest.raises(StoreInUse, match="an embedded silo has this store for itself"):
+        await open_and_close(url)
+    await embedded.close()
+    await open_and_close(url, alone=True)
+
+
+async def test_silos_of_a_cluster_keep_an_embedded_one_out(url: str) -> None:
+    first, second = await PostgresStore.open_url(url), await PostgresStore.open_url(url)
+    for store in (first, second):
+        with pytest.raises(StoreInUse, match="An embedded silo must be alone"):
+            await store.lock_exclusively()
+    assert await first.open("session-1", 1) is None
+    await first.close()
+    await second.lock_exclusively()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await first.lock_exclusively()
+    await second.close()
+
+
+async def test_an_embedded_silo_takes_its_lock_again(server: PostgresServer, url: str) -> None:
+    embedded = await PostgresStore.open_url(url)
+    await embedded.lock_exclusively()
+    session = embedded._writer._session
+    assert session is not None
+    server.execute(f"SELECT pg_terminate_backend({session.backend[0]})")
+    assert await embedded.open("session-1", 1) is None
+    with pytest.raises(StoreInUse):
+        await open_and_close(url)
+    await embedded.close()
+
+
+async def test_an_embedded_silo_that_lost_its_database_to_another_is_refused(server: PostgresServer, url: str) -> None:
+    embedded = await PostgresStore.open_url(url)
+    await embedded.lock_exclusively()
+    writer = embedded._writer
+    async with writer._using:  # it cannot connect again yet
+        assert writer._session is not None
+        server.execute(f"SELECT pg_terminate_backend({writer._session.backend[0]})")
+        other = await PostgresStore.open_url(url)
+    with pytest.raises(StoreUnavailable, match="another silo uses this store"):
+        await embedded.open("session-1", 1)
+    await other.close()
+    assert await embedded.open("session-1", 1) is None
+    await embedded.close()
+
+
+HOLD_ALONE = """
+from cluster.store import PostgresStore
+async def main():
+    store = await PostgresStore.open_url(sys.argv[1])
+    await store.lock_exclusively()
+    say("held")
+    wait()
+asyncio.run(main())
+"""
+
+
+async def test_death_gives_the_lock_back(url: str) -> None:
+    with python(HOLD_ALONE, url) as embedded:
+        assert embedded.heard() == "held"
+        with pytest.raises(StoreInUse):
+            await open_and_close(url)
+        embedded.process.kill()
+        embedded.process.wait()
+    await open_and_close(url, alone=True)
+
+
+async def test_a_dropped_store_gives_the_lock_back(url: str) -> None:
+    store = await PostgresStore.open_url(url)
+    task = store._writer._task
+    assert task is not None
+    del store
+    gc.collect()
+    await task
+    await open_and_close(url, alone=True)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_either_kind_of_loop_also_when_nobody_closes(
+    url: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main() -> PostgresStore:
+        store = await PostgresStore.open_url(url)
+        await asyncio.gather(*(store.open(f"session-{number}", 2) for number in range(100)))
+        with pytest.raises(Fenced):
+            await store.commit(Commit("session-1", 1, b"old"))
+        return store
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        store = runner.run(main())
+        with pytest.raises(RuntimeError, match="the event loop in which it was opened"):
+            asyncio.run(_open_in_another_loop(store))
+    asyncio.run(open_and_close(url, alone=True))
+
+
+async def _open_in_another_loop(store: PostgresStore) -> None:
+    await store.open("session-1", 1)
+
+
+async def test_sessions_of_the_dead_are_forgotten(server: PostgresServer, url: str) -> None:
+    await open_and_close(url)
+    row = "INSERT INTO agentsilo.sessions (id, touched) VALUES (gen_random_uuid(), now() - interval '{}')"
+    server.execute(row.format("6 days"), row.format("8 days"), url=url)
+    await open_and_close(url)
+    assert server.execute("SELECT count(*) FROM agentsilo.sessions", url=url) == [1]
