@@ -273,6 +273,34 @@ class Activation:
 
     # -- activation -------------------------------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Activate: at once if there is nothing to load and nothing to run first, else in the background."""
+        if self._durable is not None or self.type.has_on_activate:
+            self.runtime.spawn(self.activate())
+            return
+        try:
+            self._make_actor()
+        except Exception as error:
+            self._report_failure(error)
+        else:
+            self._begin()
+
+    def _make_actor(self) -> None:
+        self.actor._activation = self
+        self.actor.__init__()  # type: ignore[misc]  # after address and state are there for it to use
+
+    def _report_failure(self, error: BaseException) -> None:
+        log.error("%s: activation failed: %s", self.address, failure.message(error), exc_info=error)
+        self._fail_activation(error)
+
+    def _begin(self) -> None:
+        self.status = Status.ACTIVE
+        self.runtime.watch_idleness(self)
+        if self._closing_for is None:
+            for turn in self._mailbox.take_beside():
+                self._run_beside(turn)
+        self._next()
+
     async def activate(self) -> None:
         """Load the state, run on_activate, then start what waits. A failure ends the activation."""
         current_turn.set(Lifecycle(self.address))
@@ -282,8 +310,7 @@ class Activation:
                     self.actor.state, self.epoch = await self._durable.load(
                         self.address, self.epoch, self.type, store=self.runtime.store, directory=self.runtime.directory
                     )
-                self.actor._activation = self
-                self.actor.__init__()  # type: ignore[misc]  # after address and state are there for it to use
+                self._make_actor()
                 await self.actor.on_activate()
         except (StoreUnavailable, Fenced) as error:
             self._fail_activation(ClusterUnavailable(f"{self.address}: its state could not be loaded: {error}"))
@@ -291,16 +318,10 @@ class Activation:
             raise
         except BaseException as error:
             if not self.gone:
-                log.error("%s: activation failed: %s", self.address, failure.message(error), exc_info=error)
-                self._fail_activation(error)
+                self._report_failure(error)
         else:
             if not self.gone:
-                self.status = Status.ACTIVE
-                self.runtime.watch_idleness(self)
-                if self._closing_for is None:
-                    for turn in self._mailbox.take_beside():
-                        self._run_beside(turn)
-                self._next()
+                self._begin()
         finally:
             if self._ready is not None:
                 self._ready.set_result(None)
@@ -402,7 +423,7 @@ class Activation:
         for turn in self._mailbox:
             turn.activation = new
         self.runtime.activations[self.address] = new
-        self.runtime.spawn(new.activate())
+        new.start()
 
     def _running(self) -> list[Turn]:
         return [turn for turn in (self._turn, *(self._beside or ())) if turn is not None]

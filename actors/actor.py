@@ -237,12 +237,13 @@ def _check_options(name: str, options: ActorOptions) -> None:
 class ActorType:
     """What a runtime knows of an actor class: its handlers by name ("" is receive), its state, its options."""
 
-    __slots__ = ("actor", "handlers", "name", "options", "state")
+    __slots__ = ("actor", "handlers", "has_on_activate", "name", "options", "state")
 
     def __init__(self, actor: type[Actor]) -> None:
         self.actor = actor
         self.name = actor._type
         self.options = actor._options
+        self.has_on_activate = actor.on_activate is not Actor.on_activate
         self.handlers = {
             name: HandlerSpec(actor, name, handler.function, lane=handler.lane, public=handler.public)
             for name, handler in actor._handlers.items()

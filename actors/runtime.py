@@ -92,7 +92,7 @@ class Runtime:
         self.draining = False
         self._calls: dict[int, Call] = {}
         self._deadlines = Deadlines(self.loop, self._expire)
-        self._claims: dict[str, asyncio.Task[Route]] = {}
+        self._claims: dict[str, asyncio.Future[Route]] = {}
         self._idleness = Idleness(self.loop)
         self._ids = itertools.count(1)
         self._name = secrets.token_hex(8)  # with the counter: message ids that are unique in the cluster
@@ -381,11 +381,21 @@ class Runtime:
         except ValueError as error:  # whoever asks for it made it up without a reference
             raise Rejected(str(error)) from None
         claim = self._claims.get(address)
-        if claim is None:
-            claim = self.spawn(self._claim(address))
-            self._claims[address] = claim
-            claim.add_done_callback(lambda _: self._claims.pop(address, None))
-        return await asyncio.shield(claim)
+        if claim is not None:
+            return await asyncio.shield(claim)
+        claim = self._claims[address] = self.loop.create_future()
+        try:
+            route = await self._claim(address)
+        except BaseException as error:
+            failed = error if isinstance(error, Exception) else ClusterUnavailable(f"{address}: the claim was given up")
+            claim.set_exception(failed)
+            claim.exception()  # nobody else may have waited for it
+            raise
+        else:
+            claim.set_result(route)
+            return route
+        finally:
+            del self._claims[address]
 
     async def _claim(self, address: str) -> Route:
         type_name = address.partition("-")[0]
@@ -403,7 +413,7 @@ class Runtime:
             activation = Activation(self, address, actor_type, route.epoch)
             self.activations[address] = activation
             self._router.arrived(address)  # before anything can go wrong: who waits here gets the reason
-            self.spawn(activation.activate())
+            activation.start()
         elif route.silo == incarnation:
             raise ClusterUnavailable(f"{address}: {incarnation} lost its lease")
         return route
