@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import importlib.util
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -209,7 +210,8 @@ def _dies_with_parent() -> tuple[str, ...]:
     setpriv = shutil.which("setpriv")
     if sys.platform != "linux" or setpriv is None:
         return ()
-    become = ("--reuid", _USER, "--regid", "nogroup", "--clear-groups") if os.geteuid() == 0 else ()
+    group = str(pwd.getpwnam(_USER).pw_gid)
+    become = ("--reuid", _USER, "--regid", group, "--clear-groups") if os.geteuid() == 0 else ()
     return (setpriv, *become, "--pdeathsig", "QUIT", "--")
 
 
