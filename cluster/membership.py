@@ -156,7 +156,7 @@ class Membership:
                 self.member = member
 
     def on_revision(self, revision: int, *, known: int) -> None:
-        """etcd has answered at ``revision``; ``known`` was the highest one when it was asked.
+        """Take note that etcd answered at ``revision``; ``known`` was the highest one when it was asked.
 
         An older answer means that etcd was restored: claims may be gone that this silo acts upon.
         """

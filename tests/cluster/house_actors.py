@@ -248,7 +248,7 @@ class Faulty(Actor, placement=by_name):
     @handler
     async def fail_with_a_cause(self) -> None:
         try:
-            {}["nothing"]  # noqa: B018  # it is there to raise
+            vars(self)["nothing"]
         except KeyError as error:
             raise ValueError("no ink at all") from error
 

@@ -6,12 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
-
-from typing_extensions import Self
+from typing import Any, NamedTuple, Self
 
 from tests.cluster.waiting import eventually
 
@@ -98,7 +96,13 @@ class Processes:
                 process.signal(signal.SIGKILL)
             process.popen.wait()
 
-    def start(self, *words: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Process:
+    def start(
+        self,
+        *words: object,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        module: str = "cluster.cli",
+    ) -> Process:
         """Run ``silo`` with these arguments. Settings come from here only, not from the caller's environment."""
         number = len(self._running)
         out, err = self.folder / f"{number}.out", self.folder / f"{number}.err"
@@ -106,7 +110,7 @@ class Processes:
         paths = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH")]))
         with out.open("wb") as stdout, err.open("wb") as stderr:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "cluster.cli", *map(str, words)],
+                [sys.executable, "-m", module, *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -130,6 +134,15 @@ class Processes:
         """Run a command to its end."""
         return await self.start(*words, env=env, cwd=cwd).ended(within=within)
 
+    async def run_each(self, *commands: Sequence[str], cwd: Path | None = None) -> list[Ended]:
+        """Run one command after the other, all in one process."""
+        many = self.start(
+            json.dumps([list(words) for words in commands]), cwd=cwd, module="tests.cluster.many_commands"
+        )
+        ended = await many.ended(within=60)
+        assert ended.status == 0, ended.err
+        return [Ended(*found) for found in json.loads(ended.out)]
+
 
 def children_of(pid: int) -> list[int]:
     """The processes that a process has started and that still run (Linux)."""
@@ -152,8 +165,4 @@ def is_running(pid: int) -> bool:
 
 async def gone(*pids: int, within: float = 20.0) -> None:
     """Return when none of the processes is left."""
-    await eventually(
-        f"the processes {pids} end", lambda: not any(is_running(pid) for pid in pids), within=within
-    )
-
-
+    await eventually(f"the processes {pids} end", lambda: not any(is_running(pid) for pid in pids), within=within)

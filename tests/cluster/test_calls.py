@@ -32,7 +32,7 @@ async def pair(house: House) -> tuple[Silo, Silo]:
     return n1, n2
 
 
-# -- values -------------------------------------------------------------------------------------------------------------
+# -- values ------------------------------------------------------------------------------------------------------------
 
 
 async def test_an_actor_calls_an_actor_on_another_silo(pair: tuple[Silo, Silo]) -> None:
@@ -88,7 +88,7 @@ async def test_no_value_is_shared_between_sender_and_receiver(pair: tuple[Silo, 
             assert sent == {"list": [1]}
 
 
-# -- errors -------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["n1", "n2"])
@@ -146,12 +146,16 @@ async def test_unknown_handlers_and_types_list_what_is_known(house: House) -> No
     (n1,) = await house.start("n1", actors=[Counter])
     await house.start("n2", actors=[Counter, Echo])
     with calling_from(n1):
-        with pytest.raises(UnknownHandler, match=r"echo-n2.a: Echo has no handler 'sing' \(known: echo, make, move, size\)"):
+        with pytest.raises(
+            UnknownHandler, match=r"echo-n2.a: Echo has no handler 'sing' \(known: echo, make, move, size\)"
+        ):
             await actor_ref("echo-n2.a").sing()
         with pytest.raises(UnknownHandler, match="async generator"):
             async for _ in actor_ref("echo-n2.a").echo.stream(1):
                 pass
-        with pytest.raises(UnknownActorType, match=r"tale-1: no silo hosts the type 'tale' \(known types: counter, echo\)"):
+        with pytest.raises(
+            UnknownActorType, match=r"tale-1: no silo hosts the type 'tale' \(known types: counter, echo\)"
+        ):
             await actor_ref("tale-1").ask(1)
 
 
@@ -212,7 +216,7 @@ async def test_a_full_mailbox_refuses_from_afar_and_keeps_what_it_took(pair: tup
         assert await valve.noted() == taken
 
 
-# -- large ones ---------------------------------------------------------------------------------------------------------
+# -- large ones --------------------------------------------------------------------------------------------------------
 
 
 async def test_64_mib_pass_while_small_calls_go_on(pair: tuple[Silo, Silo]) -> None:
@@ -241,7 +245,7 @@ async def test_what_is_over_the_limit_is_refused_before_it_travels(pair: tuple[S
         assert await echo.size(b"x") == 1
 
 
-# -- order --------------------------------------------------------------------------------------------------------------
+# -- order -------------------------------------------------------------------------------------------------------------
 
 
 async def test_messages_of_one_sender_are_processed_in_order_while_the_actor_comes_and_goes(

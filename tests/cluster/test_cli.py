@@ -18,7 +18,7 @@ from cluster import connect
 from cluster.cli import app
 from cluster.etcd import EtcdServer
 from cluster.etcd.server import free_ports
-from tests.cluster.processes import APP, ROOT, Ended, Process, Processes
+from tests.cluster.processes import APP, ROOT, Ended, Processes
 from tests.cluster.waiting import eventually
 
 
@@ -47,7 +47,7 @@ async def status_of(where: str, path: str) -> tuple[int, Any]:
     return int(head.split()[1]), json.loads(body)
 
 
-# -- a silo that runs ---------------------------------------------------------------------------------------------------
+# -- a silo that runs --------------------------------------------------------------------------------------------------
 
 
 async def test_ready_line_logs_health_and_sigterm(processes: Processes) -> None:
@@ -109,7 +109,7 @@ async def test_sigterm_while_it_waits_for_etcd(processes: Processes) -> None:
     assert (ended.status, ended.out) == (0, "")
 
 
-# -- what it refuses ----------------------------------------------------------------------------------------------------
+# -- what it refuses ---------------------------------------------------------------------------------------------------
 
 BROKEN = "import actors\nraise RuntimeError('no such luck')\n"
 NO_ACTORS = "from actors import Actor\nx = 1\n"
@@ -153,15 +153,12 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_what_is_wrong_is_said_in_one_line(processes: Processes, apps: Path) -> None:
-    running = {
-        what: processes.start(*words, "--listen", "127.0.0.1:0", cwd=apps)
-        if words[0] == "start" and "--listen" not in words
-        else processes.start(*words, cwd=apps)
-        for what, (words, _) in list(REFUSED.items())
-    }
+    commands = [
+        [*words, "--listen", "127.0.0.1:0"] if words[0] == "start" and "--listen" not in words else words
+        for words, _ in REFUSED.values()
+    ]
     problems = []
-    for what, process in running.items():
-        ended = await process.ended(within=60)
+    for what, ended in zip(REFUSED, await processes.run_each(*commands, cwd=apps), strict=True):
         try:
             single(ended, *REFUSED[what][1])
         except AssertionError as error:
@@ -242,7 +239,7 @@ async def test_a_name_that_is_taken_and_a_store_of_ones_own(processes: Processes
     assert first.running
 
 
-# -- where options come from --------------------------------------------------------------------------------------------
+# -- where options come from -------------------------------------------------------------------------------------------
 
 
 async def member_of(processes: Processes, etcd: EtcdServer, cluster: str, *options: str) -> dict[str, Any]:
@@ -258,7 +255,7 @@ async def test_flags_win_over_the_environment_and_that_over_toml(
 ) -> None:
     cluster = f"config-{os.getpid()}"
     (tmp_path / "silo.toml").write_text(
-        f'''
+        f"""
         apps = ["{APP}"]
         etcd = "{etcd_server.endpoint}"
         cluster = "{cluster}"
@@ -271,7 +268,7 @@ async def test_flags_win_over_the_environment_and_that_over_toml(
         [label]
         zone = "toml"
         gpu = 1
-        '''
+        """
     )
     silo = processes.start(
         "start", "--config", "silo.toml", "--name", "from-flag", env={"SILO_NAME": "env", "SILO_VERSION": "from-env"}
@@ -307,7 +304,11 @@ async def test_everything_from_the_environment(processes: Processes, etcd_server
     refused = await processes.run("ask", "echo-1", "echo", "1", "--connect", ready["grpc"], "--cluster", cluster)
     one_line(refused, "NotAuthorized", status=1)
     allowed = await processes.run(
-        "ask", "echo-1", "echo", "1", env={"SILO_CONNECT": ready["grpc"], "SILO_TOKEN": "secret", "SILO_CLUSTER": cluster}
+        "ask",
+        "echo-1",
+        "echo",
+        "1",
+        env={"SILO_CONNECT": ready["grpc"], "SILO_TOKEN": "secret", "SILO_CLUSTER": cluster},
     )
     assert (allowed.status, allowed.out) == (0, "1\n"), allowed.err
 
@@ -318,12 +319,7 @@ async def test_insecure_is_allowed_and_loud(processes: Processes) -> None:
     assert "WARNING: --insecure" in silo.err
 
 
-# -- talking to actors --------------------------------------------------------------------------------------------------
-
-
-async def run_all(processes: Processes, *commands: tuple[str, ...]) -> list[Ended]:
-    running: list[Process] = [processes.start(*words) for words in commands]
-    return [await process.ended(within=60) for process in running]
+# -- talking to actors -------------------------------------------------------------------------------------------------
 
 
 async def test_ps_actors_ask_and_send(processes: Processes, etcd_server: EtcdServer) -> None:
@@ -333,8 +329,7 @@ async def test_ps_actors_ask_and_send(processes: Processes, etcd_server: EtcdSer
     (ready,) = await silo.ready()
     direct = ("--connect", ready["grpc"], "--cluster", cluster)
 
-    asked = await run_all(
-        processes,
+    asked = await processes.run_each(
         ("ask", "counter-n1.a", '{"text": "ü", "n": [1, null]}', *at),
         ("ask", "counter-n1.b", "add", "5", *direct),
         ("ask", "counter-n1.c", "add", '{"kwargs": {"amount": 7}}', *direct, "--json"),
@@ -348,8 +343,7 @@ async def test_ps_actors_ask_and_send(processes: Processes, etcd_server: EtcdSer
     assert asked[4].out.strip()
     assert json.loads(asked[5].out).keys() == {"message_id"}
 
-    failed = await run_all(
-        processes,
+    failed = await processes.run_each(
         ("ask", "faulty-n1.a", "fail", '{"args": []}', *direct),
         ("ask", "tale-1", "1", *direct),
         ("ask", "counter-n1.a", "sing", "1", *direct),
@@ -377,8 +371,8 @@ async def test_ps_actors_ask_and_send(processes: Processes, etcd_server: EtcdSer
         assert words in " ".join(ended.err.replace("│", " ").split()), ended.err
         assert "Traceback" not in ended.err, ended.err
 
-    listed = await run_all(
-        processes, ("ps", *at), ("ps", *at, "--json"), ("actors", *at), ("actors", *at, "--type", "counter", "--json")
+    listed = await processes.run_each(
+        ("ps", *at), ("ps", *at, "--json"), ("actors", *at), ("actors", *at, "--type", "counter", "--json")
     )
     assert [ended.status for ended in listed] == [0] * 4, listed
     assert "n1" in listed[0].out
@@ -394,13 +388,13 @@ async def test_ps_actors_ask_and_send(processes: Processes, etcd_server: EtcdSer
 
 
 async def test_help_is_for_everyone(processes: Processes) -> None:
-    helps = await run_all(processes, ("--help",), ("start", "-h"), ())
+    helps = await processes.run_each(("--help",), ("start", "-h"), ())
     assert [ended.status for ended in helps[:2]] == [0, 0]
     assert "start" in helps[0].out
     assert "--etcd" in helps[1].out
 
 
-# -- garbage ------------------------------------------------------------------------------------------------------------
+# -- garbage -----------------------------------------------------------------------------------------------------------
 
 
 async def test_garbage_on_the_port_leaves_the_silo_working(processes: Processes) -> None:

@@ -193,7 +193,7 @@ def test_endpoints_that_cannot_be_ones(endpoint: str) -> None:
 async def test_endpoints_or_etcd() -> None:
     for wrong in ({}, {"endpoints": "127.0.0.1:1", "etcd": "http://127.0.0.1:2"}):
         with pytest.raises(ValueError, match="endpoints"):
-            connect(**wrong)
+            connect(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="etcd endpoint"):
         await connect(etcd="ftp://nowhere").__aenter__()
 

@@ -31,7 +31,7 @@ def addresses(count: int) -> list[str]:
     return [f"session-{number}" for number in range(count)]
 
 
-# -- group commit -------------------------------------------------------------------------------------------------------
+# -- group commit ------------------------------------------------------------------------------------------------------
 
 
 async def test_claims_that_come_together_share_transactions(shared: EtcdHouse) -> None:
@@ -107,7 +107,7 @@ async def test_a_caller_that_goes_away_stops_nobody_elses_claim(shared: EtcdHous
     assert (await n1.claim("session-0")).silo == n1.silo
 
 
-# -- views that lag -----------------------------------------------------------------------------------------------------
+# -- views that lag ----------------------------------------------------------------------------------------------------
 
 
 async def test_an_owner_that_is_dead_but_not_yet_seen_so_is_named(shared: EtcdHouse) -> None:
@@ -135,7 +135,7 @@ async def test_a_release_between_read_and_write_is_noticed(shared: EtcdHouse) ->
             assert found == owned
 
 
-# -- one store ----------------------------------------------------------------------------------------------------------
+# -- one store ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_silo_with_another_store_is_refused(shared: EtcdHouse) -> None:
@@ -147,7 +147,7 @@ async def test_a_silo_with_another_store_is_refused(shared: EtcdHouse) -> None:
         await stranger.adopt()
 
 
-# -- an etcd with another past ------------------------------------------------------------------------------------------
+# -- an etcd with another past -----------------------------------------------------------------------------------------
 
 
 async def test_epochs_rise_after_etcd_was_wiped(own: EtcdHouse) -> None:
@@ -239,7 +239,7 @@ async def test_a_release_from_before_etcd_was_wiped_removes_nothing(own: EtcdHou
     assert await n2.claim("session-1") == owned
 
 
-# -- an etcd that is away -----------------------------------------------------------------------------------------------
+# -- an etcd that is away ----------------------------------------------------------------------------------------------
 
 
 async def test_a_claim_while_etcd_is_away_fails_in_time_and_works_afterwards(

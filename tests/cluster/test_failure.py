@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -39,8 +38,8 @@ class Cluster:
 
 
 @pytest.fixture
-async def cluster(processes: Processes, etcd_server: EtcdServer, tmp_path: Path) -> AsyncIterator[Cluster]:
-    yield Cluster(processes, etcd_server, tmp_path)
+def cluster(processes: Processes, etcd_server: EtcdServer, tmp_path: Path) -> Cluster:
+    return Cluster(processes, etcd_server, tmp_path)
 
 
 async def test_actors_of_a_killed_process_answer_from_the_others_with_their_state(cluster: Cluster) -> None:
@@ -53,9 +52,7 @@ async def test_actors_of_a_killed_process_answer_from_the_others_with_their_stat
         await n1.kill()
 
         started = time.monotonic()
-        found = await asyncio.gather(
-            *(answered(ref.address, ref.options(timeout=5).value, within=10) for ref in refs)
-        )
+        found = await asyncio.gather(*(answered(ref.address, ref.options(timeout=5).value, within=10) for ref in refs))
         took = time.monotonic() - started
         assert [value for value, _ in found] == [*range(1, 21)]
         assert took < TTL + 2, f"{took:.1f} s with a lease of {TTL} s"
@@ -88,7 +85,7 @@ async def test_what_a_caller_was_told_survives_a_kill_in_the_middle_of_a_burst(c
 
 
 async def test_a_frozen_process_is_replaced_and_comes_back_without_harm(cluster: Cluster) -> None:
-    """It wakes up in the middle of a turn, with activations that have new owners: it commits nothing and starts anew."""
+    """It wakes up in the middle of a turn, its actors have new owners: it commits nothing and starts anew."""
     n1, _ = await cluster.start("n1", "n2")
     store = await open_store(cluster.store_url)
     async with connect(etcd=cluster.etcd, cluster=cluster.name) as client:
@@ -126,7 +123,7 @@ async def _rejoined(client: object, before: set[str]) -> bool:
 
 async def _stored_value(store: Store, address: str) -> int:
     """Read the counter from the store itself, as the owner that comes after all others."""
-    import msgspec  # noqa: PLC0415
+    import msgspec
 
     stored = await store.open(address, 2**62)
     assert stored is not None
@@ -222,11 +219,13 @@ async def test_calls_go_on_while_one_silo_after_the_other_is_restarted(cluster: 
 
         counting = asyncio.create_task(count_up())
         for name, silo in zip(("n1", "n2"), silos, strict=True):
-            await eventually("calls are answered", lambda seen=len(told): counting.done() or len(told) > seen + 5)
+            seen = len(told)
+            await eventually("calls are answered", lambda seen=seen: counting.done() or len(told) > seen + 5)
             silo.signal(signal.SIGTERM)
             assert (await silo.ended(within=10)).status == 0
             await cluster.start(name)
-        await eventually("calls are answered", lambda seen=len(told): counting.done() or len(told) > seen + 5)
+        seen = len(told)
+        await eventually("calls are answered", lambda: counting.done() or len(told) > seen + 5)
         stop.set()
         await counting
     assert told == sorted(set(told)), "an answer went back"
@@ -287,5 +286,6 @@ async def test_a_killed_silo_loses_no_actor_to_its_dead_entry(house: House) -> N
 
 
 async def _add(address: str) -> int:
+    value: int
     value, _ = await answered(address, actor_ref(address).options(timeout=5).add, within=10)
     return value

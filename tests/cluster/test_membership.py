@@ -19,7 +19,7 @@ from cluster.keys import Keys
 from cluster.member import Member
 from cluster.membership import Membership, MembershipView, NameTaken
 from tests.cluster.etcd.proxy import Proxy
-from tests.cluster.house import House, calling_from, membership_of, silo_id
+from tests.cluster.house import House, calling_from, silo_id
 from tests.cluster.waiting import answered, eventually
 
 ADDRESS = "counter-n1.a"
@@ -30,7 +30,7 @@ def record(silo: str, **fields: object) -> Member:
     return msgspec.structs.replace(made, **fields)
 
 
-# -- the pure view ------------------------------------------------------------------------------------------------------
+# -- the pure view -----------------------------------------------------------------------------------------------------
 
 
 def test_a_snapshot_replaces_the_view() -> None:
@@ -79,7 +79,7 @@ def test_fields_of_a_later_release_are_ignored() -> None:
     assert Member.decode(newer) == record("n1.1")
 
 
-# -- over etcd ----------------------------------------------------------------------------------------------------------
+# -- over etcd ---------------------------------------------------------------------------------------------------------
 
 
 class Town:
@@ -99,9 +99,7 @@ class Town:
 
     async def new(self, *, ttl: int = 2, endpoint: str = "") -> Membership:
         etcd = await self.etcd(endpoint)
-        made = Membership(
-            etcd, self.keys, clock=SystemClock(), ttl=ttl, on_lost=lambda: self.lost.append(made.silo)
-        )
+        made = Membership(etcd, self.keys, clock=SystemClock(), ttl=ttl, on_lost=lambda: self.lost.append(made.silo))
         self._stack.push_async_callback(made.stop)
         return made
 
@@ -249,11 +247,11 @@ async def test_a_jump_of_the_wall_clock_changes_nothing(town: Town, monkeypatch:
     assert town.lost == []
 
 
-# -- what a silo does about it ------------------------------------------------------------------------------------------
+# -- what a silo does about it -----------------------------------------------------------------------------------------
 
 
 async def test_a_silo_stops_by_its_own_clock_while_etcd_is_frozen_and_rejoins(own_house: House) -> None:
-    """Guards the self-stop deadline: with ``Membership.deadline`` at infinity the silo goes on for as long as etcd sleeps."""
+    """Guards the self-stop deadline: with it at infinity the silo goes on while etcd sleeps."""
     (n1,) = await own_house.start("n1")
     with calling_from(n1):
         assert await actor_ref(ADDRESS).add(5) == 5

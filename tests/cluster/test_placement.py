@@ -12,7 +12,7 @@ from cluster.placement import Placement
 
 def member(name: str, *, strategy: str = "balanced", **fields: object) -> Member:
     record = Member(silo=f"{name}.1", name=name, endpoint=f"{name}:7400", types={"session": strategy})
-    return Member(**{**{f: getattr(record, f) for f in Member.__struct_fields__}, **fields})  # type: ignore[arg-type]
+    return Member(**{**{f: getattr(record, f) for f in Member.__struct_fields__}, **fields})
 
 
 def members(*names: str, strategy: str = "balanced") -> dict[str, Member]:
@@ -26,7 +26,7 @@ def spread(placement: Placement, among: Mapping[str, Member], *, count: int = 90
 FIVE = ("n1", "n2", "n3", "n4", "n5")
 
 
-# -- who can be chosen at all -------------------------------------------------------------------------------------------
+# -- who can be chosen at all ------------------------------------------------------------------------------------------
 
 
 def test_no_members() -> None:
@@ -61,7 +61,7 @@ def test_everyone_draining_is_said() -> None:
         Placement("n1.1").choose("session-1", {"n1.1": member("n1", draining=True)})
 
 
-# -- balanced -----------------------------------------------------------------------------------------------------------
+# -- balanced ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -90,7 +90,7 @@ def test_balanced_counts_what_it_placed_until_the_load_is_reported() -> None:
     assert spread(placement, among, count=100)["n1.1"] == 100
 
 
-# -- the others ---------------------------------------------------------------------------------------------------------
+# -- the others --------------------------------------------------------------------------------------------------------
 
 
 def test_local_prefers_the_own_silo() -> None:
@@ -157,7 +157,7 @@ def test_every_label_must_fit() -> None:
         Placement("n1.1").choose("session-1", among)
 
 
-# -- a user's own -------------------------------------------------------------------------------------------------------
+# -- a user's own ------------------------------------------------------------------------------------------------------
 
 
 def test_a_callable_gets_the_address_and_the_candidates() -> None:
@@ -184,7 +184,10 @@ def test_a_callable_that_chooses_no_candidate_is_refused(chosen: object) -> None
 def test_a_callable_that_raises_refuses_the_call_with_the_reason() -> None:
     """Any other error would end the task that resolves the address, and everyone who waits for it would hang."""
     placement = Placement("n1.1")
-    placement.functions["session"] = lambda address, candidates: {}[address]  # type: ignore[misc]
-    with pytest.raises(ClusterUnavailable, match="session-1: its placement function raised KeyError: 'session-1'") as error:
+    known: dict[str, str] = {}
+    placement.functions["session"] = lambda address, candidates: known[address]
+    with pytest.raises(
+        ClusterUnavailable, match="session-1: its placement function raised KeyError: 'session-1'"
+    ) as error:
         placement.choose("session-1", members("n1"))
     assert isinstance(error.value.__cause__, KeyError)

@@ -19,8 +19,7 @@ from tests.cluster.house import House, calling_from, membership_of
 from tests.cluster.house_actors import ACTORS, Counter, Diary
 from tests.cluster.waiting import answered, eventually
 
-
-# -- alone --------------------------------------------------------------------------------------------------------------
+# -- alone -------------------------------------------------------------------------------------------------------------
 
 
 async def test_alone_on_a_file_its_state_survives_a_restart(tmp_path: Path) -> None:
@@ -91,7 +90,7 @@ async def test_unknown_types_are_refused_with_the_known_ones_also_alone() -> Non
             await actor_ref("tale-1").ask("hello")
 
 
-# -- what it refuses to start with --------------------------------------------------------------------------------------
+# -- what it refuses to start with -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["", " n1", "a/b", "a.b"])
@@ -146,9 +145,8 @@ async def test_a_port_in_use_is_said_and_everything_undone(house: House) -> None
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        where = "127.0.0.1:%d" % taken.getsockname()[1]
-        for options in ({"listen": where}, {"http": where}):
-            silo = house.new("n1", **options)
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        for silo in (house.new("n1", listen=where), house.new("n1", http=where)):
             with pytest.raises(OSError, match=f"cannot listen on {where}"):
                 await silo.start()
             assert silo.stopped.is_set()
@@ -212,7 +210,7 @@ async def status_of(where: str, path: str) -> int:
     return int(line.split()[1])
 
 
-# -- the end ------------------------------------------------------------------------------------------------------------
+# -- the end -----------------------------------------------------------------------------------------------------------
 
 
 async def test_stopping_stores_releases_and_leaves(house: House) -> None:

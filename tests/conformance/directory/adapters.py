@@ -1,4 +1,4 @@
-"""The directories that the conformance suite runs over. A new directory is a class here and an entry in ``ADAPTERS``."""
+"""The directories that the conformance suite runs over. A new one is a class here and an entry in ``ADAPTERS``."""
 
 import asyncio
 import secrets
@@ -92,9 +92,7 @@ class EtcdHouse:
         silo = f"{name}.{secrets.token_hex(4)}"
         membership = Membership(etcd, self.keys, clock=SystemClock(), ttl=self._ttl, on_lost=lambda: None)
         self._stack.push_async_callback(membership.stop)
-        directory = EtcdDirectory(
-            etcd, self.keys, membership, store=MemoryStore(self.data), placement=Placement(silo)
-        )
+        directory = EtcdDirectory(etcd, self.keys, membership, store=MemoryStore(self.data), placement=Placement(silo))
         await directory.adopt()
         await membership.join(record(silo))
         self.memberships[silo] = membership

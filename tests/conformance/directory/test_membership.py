@@ -50,7 +50,7 @@ async def test_everything_is_placed_past_a_silo_that_drains(house: House) -> Non
     await house.drain(n2)
     async with asyncio.timeout(10):
         while {n1.place(f"session-{number}") for number in range(20)} != {n1.silo}:
-            await asyncio.sleep(0.01)
+            await asyncio.wait({asyncio.ensure_future(n1.changed())}, timeout=0.05)
     assert n1.is_member(n2.silo)
 
 
@@ -81,5 +81,5 @@ async def test_the_deadline_of_a_silo_that_is_out_has_passed(house: House) -> No
 
     async with asyncio.timeout(10):
         while n1.deadline != float("-inf"):
-            await asyncio.sleep(0.01)
+            await asyncio.wait({asyncio.ensure_future(n2.changed())}, timeout=0.05)
     assert n2.deadline > 0
