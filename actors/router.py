@@ -94,7 +94,7 @@ class Router:
         call.link = None
         self._routes.pop(address, None)
         if self._held_bytes > self._runtime.settings.max_held_bytes:
-            self._runtime.end_call(call, MailboxFull(f"{address}: too much waits for owners to be found; try later"))
+            self._runtime.calls.end(call, MailboxFull(f"{address}: too much waits for owners to be found; try later"))
             return
         held = self._held.get(address)
         if held is None:
@@ -112,7 +112,7 @@ class Router:
         try:
             link.send(call.request)
         except ActorError as error:
-            self._runtime.end_call(call, error)
+            self._runtime.calls.end(call, error)
 
     async def _resolve(self, address: str, held: _Held) -> None:
         runtime = self._runtime
@@ -188,7 +188,7 @@ class Router:
         future = runtime.loop.create_future()
         call = ResolveCall(Request(runtime.next_id(), address, "", b"", Mode.ASK, 0, ""), future)
         call.link = link
-        runtime.begin_call(call, runtime.settings.activation_timeout)
+        runtime.calls.begin(call, runtime.settings.activation_timeout)
         link.send(Resolve(call.request.id, address))
         located = await future
         if not isinstance(located, Located):
@@ -197,7 +197,7 @@ class Router:
 
     def _still_wanted(self, held: _Held) -> bool:
         """Drop the calls that nobody waits for any more; whether any are left."""
-        for call in [call for call in held.calls if not self._runtime.is_open(call)]:
+        for call in [call for call in held.calls if call not in self._runtime.calls]:
             held.calls.remove(call)
             self._held_bytes -= _weight(call)
         return bool(held.calls)
@@ -234,11 +234,11 @@ class Router:
             self._routes[address] = route
         now = runtime.loop.time()
         for call in self._take(address, held):
-            if runtime.is_open(call):
+            if call in runtime.calls:
                 if call.expires != float("inf"):
                     call.request.timeout = max(call.expires - now, 0.001)
                 self.dispatch(call)
 
     def _refuse_all(self, address: str, held: _Held, error: ActorError) -> None:
         for call in self._take(address, held):
-            self._runtime.end_call(call, error)
+            self._runtime.calls.end(call, error)

@@ -15,38 +15,20 @@ from actors.activation import Activation
 from actors.actor import Actor, ActorType, current_turn
 from actors.address import is_address, parse_address
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, StreamCall
-from actors.deadlines import Deadlines
 from actors.envelope import Credit, Envelope, Leave, Located, Mode, NotHere, Reply, Request, Resolve
 from actors.errors import ActorError, ClusterUnavailable, PayloadTooLarge, Rejected, UnknownActorType
 from actors.handler import HandlerSpec
 from actors.idleness import Idleness
+from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
 from actors.ref import ActorRef, Receipt, current_caller
 from actors.router import Router
+from actors.settings import Settings
 from actors.turn import Turn
 
 log = logging.getLogger("actors")
 
 _NO_HEADERS: dict[str, str] = {}
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a runtime. Times in seconds, sizes in bytes."""
-
-    call_timeout: float = 300.0
-    """How long a call waits for its result, and a stream for its next item, unless ``options`` says otherwise."""
-    delivery_timeout: float = 30.0
-    """How long a message that cannot be delivered is kept before ``ClusterUnavailable``."""
-    activation_timeout: float = 30.0
-    """How long loading the state and on_activate, or on_deactivate, may take."""
-    max_payload: int = 64 * 2**20 + 1024
-    """Largest encoded message, result or item."""
-    max_mailbox_bytes: int = 256 * 2**20
-    """Most bytes that may wait in one mailbox; one message is always let in."""
-    max_held_bytes: int = 256 * 2**20
-    """About how much may wait in all for owners to be found."""
-    max_routes: int = 100_000
-    """How many addresses' owners are remembered."""
 
 
 class LocalCaller:
@@ -90,8 +72,9 @@ class Runtime:
         self.local = LocalCaller(self)
         self.closed = False
         self.draining = False
-        self._calls: dict[int, Call] = {}
-        self._deadlines = Deadlines(self.loop, self._expire)
+        self.calls = PendingCalls(
+            self.loop, on_close=self._forget_forwarding, on_silence=lambda call: self.say(call, Leave(call.request.id))
+        )
         self._claims: dict[str, asyncio.Future[Route]] = {}
         self._idleness = Idleness(self.loop)
         self._ids = itertools.count(1)
@@ -137,9 +120,9 @@ class Runtime:
                     return
                 yield item
         finally:
-            if not call.ended and self.is_open(call):
+            if not call.ended and call in self.calls:
                 self.say(call, Leave(call.request.id))
-                self._close_call(call)
+                self.calls.close(call)
 
     async def _answer(self, request: Request, ref: ActorRef) -> tuple[Envelope, bool]:
         call = AnswerCall(request, self.loop.create_future())
@@ -153,12 +136,12 @@ class Runtime:
         try:
             return await call.future
         finally:
-            self._close_call(call)
+            self.calls.close(call)
 
     def _start(self, call: Call, ref: ActorRef) -> None:
         if self.closed:
             raise ClusterUnavailable(f"{ref.address}: the runtime is closed")
-        self.begin_call(call, call.request.timeout)
+        self.calls.begin(call, call.request.timeout)
         self._router.dispatch(call)
 
     def _spec(self, ref: ActorRef, handler: str) -> HandlerSpec | None:
@@ -214,42 +197,9 @@ class Runtime:
         """A request id that was never used on any link of this runtime."""
         return next(self._ids)
 
-    def begin_call(self, call: Call, timeout: float) -> None:
-        """Wait for answers to the call, for ``timeout`` seconds; 0 waits for ever."""
-        self._calls[call.request.id] = call
-        if timeout:
-            call.expires = self.loop.time() + timeout
-            call.slot = self._deadlines.add(call.request.id, timeout)
-
-    def is_open(self, call: Call) -> bool:
-        """Whether anybody still waits for the call."""
-        return call.request.id in self._calls
-
-    def end_call(self, call: Call, error: ActorError) -> None:
-        """End a call without an answer."""
-        if self._close_call(call):
-            call.fail(error)
-
-    def _close_call(self, call: Call) -> bool:
-        if self._calls.pop(call.request.id, None) is None:
-            return False
-        if call.slot:
-            self._deadlines.discard(call.request.id, call.slot)
+    def _forget_forwarding(self, call: Call) -> None:
         if type(call) is ForwardedCall:
             self._streams.pop((call.origin, call.origin_id), None)
-        return True
-
-    def _expire(self, call_id: int) -> None:
-        call = self._calls.get(call_id)
-        if call is None:
-            return
-        if isinstance(call, StreamCall):
-            waited = self.loop.time() - call.waiting_since if call.reader_waits else 0.0
-            if waited < call.request.timeout - 0.01 and not call.held_for:
-                call.slot = self._deadlines.add(call_id, call.request.timeout - waited)
-                return
-            self.say(call, Leave(call_id))
-        self.end_call(call, call.timed_out())
 
     def say(self, call: Call, envelope: Credit | Leave) -> None:
         """Tell the other side of a stream something."""
@@ -260,14 +210,14 @@ class Runtime:
 
     def on_answer(self, envelope: Envelope, link: Link | None) -> None:
         """An answer to a call of this runtime has come: from a link, or from an activation that lives here."""
-        call = self._calls.get(envelope.id)
+        call = self.calls.get(envelope.id)
         if call is None or call.link is not link:
             return  # it timed out, or was sent again elsewhere
         if type(envelope) is NotHere:
             assert link is not None
             self._router.hold(call, fence=link.peer)
         elif call.on_envelope(envelope, trusted=link is None or link.trusted):
-            self._close_call(call)
+            self.calls.close(call)
 
     # -- what comes in over links -----------------------------------------------------------------------------------
 
@@ -285,7 +235,7 @@ class Runtime:
                 else:
                     self.on_answer(envelope, link)
             except Exception:
-                log.exception("an envelope from %s could not be handled: %r", link.peer, envelope)
+                log.exception("a %s from %s could not be handled", kind.__name__, link.peer)
 
     def _on_request(self, link: Link, request: Request) -> None:
         if not link.trusted:
@@ -312,7 +262,7 @@ class Runtime:
             self._streams[link, request.id] = call
         request.id = next(self._ids)
         # The client's own deadline ends the wait; a stream may go on for any time after its first item.
-        self.begin_call(call, 0.0 if request.mode is Mode.STREAM or not request.timeout else request.timeout + 1)
+        self.calls.begin(call, 0.0 if request.mode is Mode.STREAM or not request.timeout else request.timeout + 1)
         call.order = request.id
         return call
 
@@ -341,7 +291,7 @@ class Runtime:
             envelope.id = found.request.id
             self.say(found, envelope)
             if type(envelope) is Leave:
-                self._close_call(found)
+                self.calls.close(found)
         elif found is not None:
             if type(envelope) is Credit:
                 found.add_credit(envelope.amount)
@@ -352,17 +302,17 @@ class Runtime:
     def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
         """A link is gone. See ``LinkHandler``."""
         not_sent = {envelope.id for envelope in unsent if type(envelope) is Request}
-        for call in [call for call in self._calls.values() if call.link is link]:
+        for call in [call for call in self.calls if call.link is link]:
             if call.request.id in not_sent:
                 self._router.hold(call)  # it certainly did not arrive, so it may go elsewhere
             else:
-                self.end_call(call, call.lost())
+                self.calls.end(call, call.lost())
         self._bounced = {bounced for bounced in self._bounced if bounced[0] is not link}
         for key, reader in [(key, reader) for key, reader in self._streams.items() if key[0] is link]:
             del self._streams[key]
             if isinstance(reader, ForwardedCall):
                 self.say(reader, Leave(reader.request.id))
-                self._close_call(reader)
+                self.calls.close(reader)
             else:
                 reader.leave()
 
@@ -448,9 +398,9 @@ class Runtime:
             if request.mode is Mode.SEND:  # accepted: its sender waits no more, so this runtime answers for it
                 request.id = next(self._ids)
                 call = AcceptedCall(request)
-                self.begin_call(call, self.settings.delivery_timeout)
+                self.calls.begin(call, self.settings.delivery_timeout)
             elif isinstance(origin, LocalCaller):
-                call = self._calls.get(request.id)
+                call = self.calls.get(request.id)
                 order = max(order, request.id)
             elif bounce and origin.peer_is_silo:
                 origin.send(NotHere(request.id))
@@ -506,9 +456,9 @@ class Runtime:
         self.closed = True
         self._idleness.close()
         self.stop_acting()
-        for call in list(self._calls.values()):
-            self.end_call(call, call.lost() if call.link is not None else ClusterUnavailable("the runtime was closed"))
-        self._deadlines.close()
+        self.calls.end_all(
+            lambda call: call.lost() if call.link is not None else ClusterUnavailable("the runtime was closed")
+        )
         while self._tasks:
             for task in list(self._tasks):
                 task.cancel()

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from actors.errors import ActorError, ActorFailed, ClusterUnavailable, OutcomeUnknown
 from actors.ref import ActorRef, RemoteHandler, actor_ref
-from actors.runtime import Settings
+from actors.settings import Settings
 from cluster.app import AppError, load_actors
 from cluster.client import Client, connect
 from cluster.dev import run_and_reload

@@ -11,7 +11,8 @@ from typing import Self
 from actors.errors import ClusterUnavailable, NotAuthorized
 from actors.ports import Link, Route
 from actors.ref import Caller, close_caller, current_caller, open_caller
-from actors.runtime import Runtime, Settings
+from actors.runtime import Runtime
+from actors.settings import Settings
 from cluster.clock import SystemClock
 from cluster.etcd import EtcdClient, EtcdError, Tls
 from cluster.keys import Keys

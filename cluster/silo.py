@@ -14,7 +14,8 @@ from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
 from actors.ports import Directory, Store
 from actors.ref import Caller, close_caller, current_caller, open_caller
-from actors.runtime import Runtime, Settings
+from actors.runtime import Runtime
+from actors.settings import Settings
 from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls

@@ -7,7 +7,7 @@ from typing import Self
 
 from actors.actor import Actor
 from actors.ports import Store
-from actors.runtime import Settings
+from actors.settings import Settings
 from cluster.client import Client
 from cluster.shared_directory import SharedDirectory, SharedTable
 from cluster.silo import Silo

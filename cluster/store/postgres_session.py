@@ -197,7 +197,7 @@ class PostgresSession:
                 self.abort()
                 raise Lost(one_line(error)) from error
             raise
-        except (asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             self.abort()
             raise Lost(one_line(error)) from error
         finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from cluster.etcd import EtcdServer
 from tests.cluster.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -156,11 +157,21 @@ def children_of(pid: int) -> list[int]:
 
 def is_running(pid: int) -> bool:
     """Whether the process exists and is more than a zombie that nobody has waited for."""
+    return _state_of(pid) not in ("", "Z", "X")
+
+
+def _state_of(pid: int) -> str:
+    """The kernel's letter for the state of a process, "" if there is none."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in ("Z", "X")
+        return ""
+
+
+async def freeze(server: EtcdServer) -> None:
+    """Pause the etcd and return when none of its threads runs any more."""
+    server.pause()
+    await eventually("etcd stands still", lambda: _state_of(server.pid or 0) == "T")
 
 
 async def gone(*pids: int, within: float = 20.0) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from actors import actor_ref
 from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, NotAuthorized, UnknownActorType
-from actors.runtime import Settings
+from actors.settings import Settings
 from cluster import Client, Credentials, Silo, connect
 from cluster.etcd.server import free_ports
 from tests.cluster.house import House

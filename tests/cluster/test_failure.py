@@ -98,21 +98,23 @@ async def test_a_frozen_process_is_replaced_and_comes_back_without_harm(cluster:
         n1.signal(signal.SIGSTOP)
         started = time.monotonic()
 
-        value, _ = await answered("n2 answers", ref.options(timeout=3).add, within=12)
+        # Only reads are repeated: a call that was given up may still run when its silo wakes up.
+        value, _ = await answered("n2 answers", ref.options(timeout=3).value, within=12)
 
         assert time.monotonic() - started < TTL + 3
         assert await ref.where() == "n2"
-        assert value == 6, "a turn that had not ended took effect"
+        assert value == 5, "a turn that had not ended took effect"
+        assert await ref.add(1) == 6
         with pytest.raises(ConnectionLost):
             await running
         n1.signal(signal.SIGCONT)
         await n1.said("has rejoined as", within=15)
-        assert await ref.options(timeout=5).add(1) == value + 1
+        assert await ref.options(timeout=5).add(1) == 7
         assert await ref.where() == "n2", "the owner is who took over"
         await eventually("n1 is another incarnation", lambda: _rejoined(client, before))
         assert await actor_ref("counter-n1.b").where() == "n1"
         assert await actor_ref("counter-n1.b").add(1) == 1
-        assert (await _stored_value(store, ref.address)) == value + 1
+        assert (await _stored_value(store, ref.address)) == 7
     await store.close()
 
 

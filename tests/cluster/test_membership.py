@@ -20,6 +20,7 @@ from cluster.member import Member
 from cluster.membership import Membership, MembershipView, NameTaken
 from tests.cluster.etcd.proxy import Proxy
 from tests.cluster.house import House, calling_from, silo_id
+from tests.cluster.processes import freeze
 from tests.cluster.waiting import answered, eventually
 
 ADDRESS = "counter-n1.a"
@@ -214,7 +215,7 @@ async def test_the_deadline_comes_before_etcd_could_let_anyone_else_in(town: Tow
     clock = SystemClock()
     assert n1.deadline <= clock.now() + 2 * 0.9
     frozen = clock.now()
-    own_etcd.pause()
+    await freeze(own_etcd)
 
     await eventually("n1 stops", lambda: town.lost == ["n1.1"], within=5)
 
@@ -258,7 +259,7 @@ async def test_a_silo_stops_by_its_own_clock_while_etcd_is_frozen_and_rejoins(ow
         running = asyncio.create_task(actor_ref(ADDRESS).add_slowly(100))
         await eventually("the turn runs", lambda: n1.runtime.activations[ADDRESS].busy)
         incarnation, frozen = silo_id(n1), time.monotonic()
-        own_house.server.pause()
+        await freeze(own_house.server)
 
         await eventually("n1 stops", lambda: not n1.ready, within=5)
 

@@ -17,6 +17,7 @@ from cluster.etcd.server import free_ports
 from cluster.store import StoreInUse
 from tests.cluster.house import House, calling_from, membership_of
 from tests.cluster.house_actors import ACTORS, Counter, Diary
+from tests.cluster.processes import freeze
 from tests.cluster.waiting import answered, eventually
 
 # -- alone -------------------------------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ async def test_stopping_while_etcd_is_frozen_still_stores_everything(own_house: 
     (n1,) = await own_house.start("n1", lease_ttl=2)
     with calling_from(n1):
         assert await actor_ref("diary-n1.a").add(4) == 4
-        own_house.server.pause()
+        await freeze(own_house.server)
         started = time.monotonic()
 
         await n1.stop()
@@ -289,7 +290,7 @@ async def test_stopping_twice_and_at_once_is_one_stop(house: House) -> None:
 
 async def test_stopping_while_it_rejoins(own_house: House) -> None:
     (n1,) = await own_house.start("n1")
-    own_house.server.pause()
+    await freeze(own_house.server)
     await eventually("it is out", lambda: not n1.ready, within=5)
     started = time.monotonic()
     await n1.stop()

@@ -9,7 +9,8 @@ from actors import Actor
 from actors.alone import LonelyDirectory, NoTransport
 from actors.ports import Clock, Directory, Store
 from actors.ref import current_caller
-from actors.runtime import Runtime, Settings
+from actors.runtime import Runtime
+from actors.settings import Settings
 from cluster.clock import SystemClock
 from tests.unit.fakes import LoopTime, ScriptedStore
 

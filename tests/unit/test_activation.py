@@ -19,7 +19,7 @@ from actors import (
     handler,
 )
 from actors.ports import Fenced, StoreUnavailable
-from actors.runtime import Settings
+from actors.settings import Settings
 from tests.unit.conftest import Start
 from tests.unit.fakes import LeasedDirectory, LoopTime, ScriptedStore, settle, soon, until
 

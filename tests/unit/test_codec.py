@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors import Actor, ActorRef, PayloadTooLarge, SerializationFailed, actor_ref, codec, handler
-from actors.runtime import Settings
+from actors.settings import Settings
 from tests.unit.conftest import Start
 from tests.unit.fakes import soon
 

@@ -9,7 +9,8 @@ from actors import Actor, ClusterUnavailable, ConnectionLost, actor_ref, codec, 
 from actors.alone import LonelyDirectory
 from actors.envelope import Failure, Leave, Located, Mode, NotHere, Reply, Request, Resolve
 from actors.ref import current_caller
-from actors.runtime import Runtime, Settings
+from actors.runtime import Runtime
+from actors.settings import Settings
 from cluster.clock import SystemClock
 from tests.unit.fakes import FakeLink, LoopTime, ScriptedStore, settle, soon, until
 

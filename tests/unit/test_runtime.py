@@ -7,7 +7,7 @@ import pytest
 
 from actors import Actor, ActorError, ClusterUnavailable, ConnectionLost, actor_ref, codec, handler
 from actors.envelope import Accepted, Credit, End, Failure, Item, Leave, Mode, NotHere, Reply, Request
-from actors.runtime import Settings
+from actors.settings import Settings
 from tests.unit.conftest import Start
 from tests.unit.fakes import FakeLink, LeasedDirectory, LoopTime, ManualClock, ScriptedStore, settle, soon, until
 

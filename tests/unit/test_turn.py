@@ -11,7 +11,7 @@ from actors import Actor, ActorFailed, Timeout, actor_ref, handler
 from actors.calls import STREAM_CREDIT
 from actors.envelope import item_cost
 from actors.errors import SerializationFailed
-from actors.runtime import Settings
+from actors.settings import Settings
 from tests.unit.conftest import Start
 from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon, until
 
@@ -135,7 +135,7 @@ async def test_cancelling_a_caller_ends_only_its_wait(start: Start) -> None:
     for task in (call, queued):
         task.cancel()
     await asyncio.gather(call, queued, return_exceptions=True)
-    assert not runtime._calls, "nobody waits any more"
+    assert not runtime.calls, "nobody waits any more"
     work.gate.set()
     assert await soon(actor_ref("worker-1").note("after")) == "after"
     assert work.log == ["wait ends", "queued", "after"]
@@ -349,7 +349,7 @@ async def test_when_the_reader_leaves_early_the_generator_runs_to_its_end_and_th
     assert pours.produced == 500
     assert await soon(actor_ref("pourer-1").note()) == "free"
     assert not runtime._streams
-    assert not runtime._calls
+    assert not runtime.calls
 
 
 async def test_a_reader_that_leaves_a_generator_that_waits_for_credit_lets_it_go_on(start: Start) -> None:

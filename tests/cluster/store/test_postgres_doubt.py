@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,19 @@ async def test_a_group_that_arrives_late_changes_nothing(
     assert b"AS001" in await between.delivered
     assert await store.open("session-0", 2) == b"newer"
     assert server.execute("SELECT state FROM agentsilo.written", url=url) == [b"new", b"newer"]
+
+
+async def test_the_last_words_of_a_server_between_two_groups(store: PostgresStore) -> None:
+    """It said that it is shutting down, and the end of the connection is still on its way."""
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    session = store._writer._session
+    assert session is not None
+    connection: Any = session._connection
+    connection._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+    assert not session.closed
+    await store.commit(Commit("session-0", 2, b"new"))
+    assert await store.open("session-0", 2) == b"new"
+    assert store._writer._session is not session
 
 
 HOLD_THE_COMMIT = """

@@ -1,0 +1,22 @@
+"""The limits of a runtime."""
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of a runtime. Times in seconds, sizes in bytes."""
+
+    call_timeout: float = 300.0
+    """How long a call waits for its result, and a stream for its next item, unless ``options`` says otherwise."""
+    delivery_timeout: float = 30.0
+    """How long a message that cannot be delivered is kept before ``ClusterUnavailable``."""
+    activation_timeout: float = 30.0
+    """How long loading the state and on_activate, or on_deactivate, may take."""
+    max_payload: int = 64 * 2**20 + 1024
+    """Largest encoded message, result or item."""
+    max_mailbox_bytes: int = 256 * 2**20
+    """Most bytes that may wait in one mailbox; one message is always let in."""
+    max_held_bytes: int = 256 * 2**20
+    """About how much may wait in all for owners to be found."""
+    max_routes: int = 100_000
+    """How many addresses' owners are remembered."""
