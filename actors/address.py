@@ -28,6 +28,8 @@ def parse_address(text: str) -> Address:
     The type ends at the first ``-``; the key is 1 to 256 bytes of UTF-8 without ``/``, control characters or
     surrounding space. Raises ``ValueError`` that says which rule was broken.
     """
+    if not isinstance(text, str):
+        raise TypeError(f'an address is a string, as in "session-42", not {text!r}')
     type_name, dash, key = text.partition("-")
     if not dash:
         raise ValueError(f'malformed address {text!r}: expected "<type>-<key>", as in "session-42"')

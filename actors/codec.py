@@ -4,6 +4,7 @@ What MessagePack cannot say travels as an extension: a reference (1), or a cloud
 came from an authenticated member of the cluster. Stored state never contains pickles.
 """
 
+import io
 import pickle
 import sys
 import typing
@@ -18,6 +19,8 @@ from actors.ref import ActorRef
 
 REF = 1
 PICKLE = 2
+
+_CACHE = "__msgspec_cache__"
 
 _SCALARS = frozenset({type(None), bool, float, str, bytes})
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
@@ -38,6 +41,22 @@ def is_plain(value: object) -> bool:
     return kind is ActorRef
 
 
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Also pickles classes of ``__main__`` and of functions that msgspec has seen: it leaves a cache in them."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """See ``pickle.Pickler``."""
+        if isinstance(obj, type) and _CACHE in vars(obj) and (obj.__module__ == "__main__" or "<" in obj.__qualname__):
+            type.__delattr__(obj, _CACHE)  # such a class travels by value, its cache cannot; msgspec makes it anew
+        return super().reducer_override(obj)
+
+
+def _pickle(value: object) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(value)
+    return buffer.getvalue()
+
+
 def _encode_extension(value: object) -> object:
     if isinstance(value, ActorRef):
         return msgspec.msgpack.Ext(REF, value.address.encode())
@@ -50,7 +69,7 @@ def _encode_or_pickle(value: object) -> object:
     try:
         return _encode_extension(value)
     except NotImplementedError:
-        return msgspec.msgpack.Ext(PICKLE, cloudpickle.dumps(value))
+        return msgspec.msgpack.Ext(PICKLE, _pickle(value))
 
 
 def is_pydantic(kind: object) -> bool:
@@ -118,7 +137,7 @@ def encode(value: object, fits: Callable[[object], bool] = is_plain) -> bytes:
             return _plain.encode(value)
         except OverflowError:  # a large int, deep inside
             pass
-    return _plain.encode(msgspec.msgpack.Ext(PICKLE, cloudpickle.dumps(value)))
+    return _plain.encode(msgspec.msgpack.Ext(PICKLE, _pickle(value)))
 
 
 def encode_arguments(
@@ -189,11 +208,14 @@ def convert(value: object, annotation: Any) -> Any:
     kind = typing.get_origin(annotation) or annotation
     try:
         converted = msgspec.convert(value, annotation, dec_hook=convert_custom)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as mismatch:
         if isinstance(kind, type) and isinstance(value, kind):
             return value
-        builtins = msgspec.to_builtins(value, enc_hook=_encode_extension)
-        return msgspec.convert(builtins, annotation, dec_hook=convert_custom)
+        try:
+            builtins = msgspec.to_builtins(value, enc_hook=_encode_extension)
+            return msgspec.convert(builtins, annotation, dec_hook=convert_custom)
+        except Exception:
+            raise mismatch from None
     return value if isinstance(kind, type) and isinstance(value, kind) else converted
 
 

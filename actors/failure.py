@@ -11,7 +11,13 @@ from actors.envelope import Failure
 
 def refusal(request_id: int, error: errors.ActorError) -> Failure:
     """The engine's own refusal or loss of a request."""
-    return Failure(request_id, type(error).__name__, message(error))
+    if not isinstance(error, errors.ActorFailed):
+        return Failure(request_id, type(error).__name__, message(error))
+    cause = error.__cause__  # an actor that could not be activated: its failure is passed on whole
+    original = codec.encode(_original_of(cause)) if cause is not None else b""
+    return Failure(
+        request_id, type(error).__name__, message(error), error.type_name, error.message, error.traceback, original
+    )
 
 
 MAX_TEXT = 64 * 1024

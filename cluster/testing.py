@@ -1,5 +1,6 @@
 """A whole cluster in one process, for users' own tests."""
 
+import asyncio
 import secrets
 from collections.abc import Iterable
 from types import TracebackType
@@ -97,9 +98,7 @@ class TestCluster:
         return self._table
 
     async def _stop(self) -> None:
-        for silo in self.silos:
-            if not silo.stopped.is_set():
-                await silo.stop()
+        await asyncio.gather(*(silo.stop() for silo in self.silos if not silo.stopped.is_set()))
 
 
 class _TestSilo(Silo):

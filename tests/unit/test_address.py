@@ -1,4 +1,5 @@
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -134,3 +135,9 @@ def test_the_default_type_is_the_class_name_in_snake_case(class_name: str, type_
 @given(st.from_regex(r"[A-Z][A-Za-z0-9]*", fullmatch=True))
 def test_the_default_type_of_any_class_in_capitals_is_a_valid_type(class_name: str) -> None:
     assert check_type(type_name_of(class_name)).replace("_", "") == class_name.lower()
+
+
+@pytest.mark.parametrize("address", [42, None, b"session-42"])
+def test_what_is_no_string_is_no_address(address: Any) -> None:
+    with pytest.raises(TypeError, match="an address is a string"):
+        actor_ref(address)

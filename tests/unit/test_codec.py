@@ -5,12 +5,16 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import os
 import pathlib
+import subprocess
+import sys
 import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -535,3 +539,31 @@ async def test_references_inside_anything_still_work_on_arrival(start: Start) ->
     own = await soon(Post.ref("1").own())
     assert own == actor_ref("post-1")
     assert await soon(own.typed(Echo.ref("1"))) == "typed"
+
+
+async def test_an_argument_that_fits_in_no_way_is_refused_with_the_reason(start: Start) -> None:
+    start(annotated_echo(str))
+    for value in (object(), lambda: 1):
+        with pytest.raises(SerializationFailed, match=r"typed-1: .*'value': Expected `str`, got"):
+            await soon(actor_ref("typed-1").echo(value))
+
+
+def test_classes_of_a_script_travel_also_after_msgspec_has_seen_them(tmp_path: Path) -> None:
+    """Such classes are pickled by value, with the cache that msgspec leaves in them."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import enum\n"
+        "from dataclasses import dataclass\n"
+        "import msgspec\n"
+        "from actors import codec\n"
+        "@dataclass\n"
+        "class Inner:\n"
+        "    n: int = 0\n"
+        "class Colour(enum.Enum):\n"
+        "    RED = 'r'\n"
+        "for value in (Inner(3), Colour.RED):\n"
+        "    msgspec.msgpack.Decoder(type(value)).decode(msgspec.msgpack.encode(value))\n"
+        "    assert codec.decode(codec.encode(value), trusted=True) == value\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, str(script)], check=True, timeout=60, env=environment)
