@@ -156,8 +156,8 @@ class ForwardedCall(Call):
         self.origin.send(failure.refusal(self.origin_id, error))
 
 
-class ResolveCall(Call):
-    """A question to another silo: where does this address live?"""
+class QuestionCall(Call):
+    """A question to another runtime: where does this address live, or a Query."""
 
     __slots__ = ("future",)
 

@@ -109,7 +109,15 @@ class NotHere(msgspec.Struct, array_like=True, tag=11):
     id: int
 
 
-Envelope = Request | Reply | Failure | Accepted | Item | End | Credit | Leave | Resolve | Located | NotHere
+class Query(msgspec.Struct, array_like=True, tag=12):
+    """A question about the cluster rather than to an actor, e.g. who its members are; answered by Reply or Failure."""
+
+    id: int
+    topic: str
+    argument: str = ""
+
+
+Envelope = Request | Reply | Failure | Accepted | Item | End | Credit | Leave | Resolve | Located | NotHere | Query
 
 
 def item_cost(payload: bytes) -> int:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from actors.calls import Call, ResolveCall
-from actors.envelope import Located, Mode, Request, Resolve
+from actors.calls import Call
+from actors.envelope import Located, Resolve
 from actors.errors import ActorError, ClusterUnavailable, MailboxFull, OutcomeUnknown
 from actors.ports import Link, Route
 
@@ -185,12 +185,8 @@ class Router:
 
     async def _ask(self, link: Link, address: str) -> Route:
         runtime = self._runtime
-        future = runtime.loop.create_future()
-        call = ResolveCall(Request(runtime.next_id(), address, "", b"", Mode.ASK, 0, ""), future)
-        call.link = link
-        runtime.calls.begin(call, runtime.settings.activation_timeout)
-        link.send(Resolve(call.request.id, address))
-        located = await future
+        number = runtime.next_id()
+        located = await runtime.question(link, Resolve(number, address), about=address)
         if not isinstance(located, Located):
             raise ClusterUnavailable(f"{address}: {link.peer} does not know where it lives")
         return Route(located.silo, located.epoch)

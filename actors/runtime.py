@@ -5,7 +5,7 @@ import contextvars
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -14,8 +14,8 @@ from actors import codec, failure
 from actors.activation import Activation
 from actors.actor import Actor, ActorType, current_turn
 from actors.address import is_address, parse_address
-from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, StreamCall
-from actors.envelope import Credit, Envelope, Leave, Located, Mode, NotHere, Reply, Request, Resolve
+from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
+from actors.envelope import Credit, Envelope, Leave, Located, Mode, NotHere, Query, Reply, Request, Resolve
 from actors.errors import ActorError, ClusterUnavailable, PayloadTooLarge, Rejected, UnknownActorType
 from actors.handler import HandlerSpec
 from actors.idleness import Idleness
@@ -70,6 +70,8 @@ class Runtime:
         self.types = actor_types(actors)
         self.activations: dict[str, Activation] = {}
         self.local = LocalCaller(self)
+        self.queries: dict[str, Callable[[str], Awaitable[object]]] = {}
+        """What this runtime can tell about the cluster, by topic."""
         self.closed = False
         self.draining = False
         self.calls = PendingCalls(
@@ -197,6 +199,15 @@ class Runtime:
         """A request id that was never used on any link of this runtime."""
         return next(self._ids)
 
+    async def question(self, link: Link, question: Resolve | Query, *, about: str) -> Envelope:
+        """Ask the other side of a link something and wait for its answer. Raises the ``ActorError`` that it answers."""
+        future: asyncio.Future[Envelope] = self.loop.create_future()
+        call = QuestionCall(Request(question.id, about, "", b"", Mode.ASK, 0, ""), future)
+        call.link = link
+        self.calls.begin(call, self.settings.activation_timeout)
+        link.send(question)
+        return await future
+
     def _forget_forwarding(self, call: Call) -> None:
         if type(call) is ForwardedCall:
             self._streams.pop((call.origin, call.origin_id), None)
@@ -230,6 +241,8 @@ class Runtime:
                     self._on_request(link, envelope)  # type: ignore[arg-type]
                 elif kind is Resolve:
                     self.spawn(self._on_resolve(link, envelope))  # type: ignore[arg-type]
+                elif kind is Query:
+                    self.spawn(self._on_query(link, envelope))  # type: ignore[arg-type]
                 elif kind is Credit or kind is Leave:
                     self._on_stream_control(link, envelope)  # type: ignore[arg-type]
                 else:
@@ -284,6 +297,18 @@ class Runtime:
                 link.send(Located(question.id, route.silo, route.epoch))
             else:
                 link.send(msgspec.structs.replace(failed, id=question.id))
+
+    async def _on_query(self, link: Link, query: Query) -> None:
+        answer = self.queries.get(query.topic)
+        try:
+            if answer is None:
+                raise Rejected(f"this silo cannot answer {query.topic!r} (it can: {', '.join(sorted(self.queries))})")
+            link.send(Reply(query.id, codec.encode(await answer(query.argument))))
+        except ActorError as error:
+            link.send(failure.refusal(query.id, error))
+        except Exception as error:
+            log.warning("%r could not be answered: %s", query.topic, error)
+            link.send(failure.refusal(query.id, ClusterUnavailable(f"{query.topic}: {error}")))
 
     def _on_stream_control(self, origin: object, envelope: Credit | Leave) -> None:
         found = self._streams.get((origin, envelope.id))
@@ -435,13 +460,14 @@ class Runtime:
     async def drain(self, *, limit: float) -> int:
         """Deactivate every activation, storing its state; running turns have ``limit`` seconds to end.
 
-        New messages are handed on to other silos. Returns how many activations had to be dropped.
+        Messages that wait are handed on to other silos, and calls that go through this one are waited for, within the
+        limit. Returns how many activations had to be dropped.
         """
         self.draining = True
         for activation in list(self.activations.values()):
             activation.request_deactivation("shutdown")
         end = self.loop.time() + limit
-        while self.activations and self.loop.time() < end:  # noqa: ASYNC110  # it only looks every 10 ms
+        while self._unfinished() and self.loop.time() < end:  # noqa: ASYNC110  # it only looks every 10 ms
             await asyncio.sleep(0.01)
         for activation in list(self.activations.values()):
             log.warning(
@@ -450,6 +476,10 @@ class Runtime:
         left = len(self.activations)
         self.stop_acting()
         return left
+
+    def _unfinished(self) -> bool:
+        """Whether activations are left, or calls of others that this runtime has promised to pass on."""
+        return bool(self.activations) or any(isinstance(call, AcceptedCall | ForwardedCall) for call in self.calls)
 
     async def close(self) -> None:
         """End everything at once. What was not drained is dropped; every open call fails."""

@@ -225,9 +225,9 @@ def dev(
     """Run one silo for development: embedded directory and store, restarted when the app changes."""
     if store == "sqlite:///.silo/dev.db":
         Path(".silo").mkdir(exist_ok=True)
-    options = ["--listen", listen, "--http", http, "--store", store, "--name", "dev", "--log-level", log_level]
+    options = ["--listen", listen, "--http", http, "--name", "dev", "--log-level", log_level]
     if reload:
-        raise typer.Exit(run(lambda: run_and_reload(apps, [*apps, *options])))
+        raise typer.Exit(run(lambda: run_and_reload(apps, [*apps, *options], store=store)))
     _configure_logs(log_level, "dev")
     actors = _actors(apps)
     raise typer.Exit(run(lambda: serve(lambda: Silo(actors, listen=listen, http=http, store=store, name="dev"))))
@@ -236,6 +236,7 @@ def dev(
 @app.command()
 def ps(
     *,
+    connect_to: ConnectTo = None,
     etcd: EtcdOption = None,
     cluster: Cluster = "default",
     as_json: AsJson = False,
@@ -268,12 +269,13 @@ def ps(
 
     credentials = _credentials(token, tls_ca, tls_cert, tls_key, tls_server_name)
     tls = _etcd_tls(etcd_ca, etcd_cert, etcd_key)
-    _talk(main, None, etcd or ["http://127.0.0.1:2379"], cluster, credentials, tls, etcd_user, etcd_password)
+    _talk(main, connect_to, etcd, cluster, credentials, tls, etcd_user, etcd_password)
 
 
 @app.command()
 def actors(
     *,
+    connect_to: ConnectTo = None,
     type: Annotated[str | None, typer.Option("--type", help="Of this type only.")] = None,
     etcd: EtcdOption = None,
     cluster: Cluster = "default",
@@ -304,7 +306,7 @@ def actors(
 
     credentials = _credentials(token, tls_ca, tls_cert, tls_key, tls_server_name)
     tls = _etcd_tls(etcd_ca, etcd_cert, etcd_key)
-    _talk(main, None, etcd or ["http://127.0.0.1:2379"], cluster, credentials, tls, etcd_user, etcd_password)
+    _talk(main, connect_to, etcd, cluster, credentials, tls, etcd_user, etcd_password)
 
 
 @app.command()

@@ -8,6 +8,10 @@ from contextvars import Token
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
+from actors import codec
+from actors.envelope import Query, Reply
 from actors.errors import ClusterUnavailable, NotAuthorized
 from actors.ports import Link, Route
 from actors.ref import Caller, close_caller, current_caller, open_caller
@@ -16,7 +20,8 @@ from actors.settings import Settings
 from cluster.clock import SystemClock
 from cluster.etcd import EtcdClient, EtcdError, Tls
 from cluster.keys import Keys
-from cluster.member import Member, readable
+from cluster.member import Member
+from cluster.overview import list_actors, list_members
 from cluster.store import MemoryStore
 from cluster.transport import Credentials, GrpcTransport
 
@@ -161,28 +166,31 @@ class Client:
         return [member.endpoint for member in await self.members()]
 
     async def members(self) -> list[Member]:
-        """The live silos, from etcd. Raises ``RuntimeError`` for a client that was connected without it."""
+        """The live silos, from etcd or as the silo behind this client sees them. Raises ``ConnectionError``."""
         if self._etcd is None:
-            raise RuntimeError("members() needs a client that was connected with etcd=...")
+            return msgspec.convert(await self._query("members"), list[Member])
         try:
-            found = await self._etcd.get(self._keys.silos, prefix=True)
+            members = await list_members(self._etcd, self._keys)
         except EtcdError as error:
             raise ConnectionError(str(error)) from error
-        members = readable({kv.key: kv.value for kv in found.kvs})
+        # Those that drain last, the others in any order: clients spread over the silos.
         return sorted(members, key=lambda member: (member.draining, secrets.randbits(16)))
 
     async def placements(self, type: str | None = None) -> dict[str, str]:
-        """Which silo (by name) each active address lives on, from etcd; of one type if given.
-
-        Entries of silos that died and whose actors nobody has asked for since are left out.
-        """
+        """Which silo (by name) each active address lives on; of one type if given. Raises ``ConnectionError``."""
         if self._etcd is None:
-            raise RuntimeError("placements() needs a client that was connected with etcd=...")
-        names = {member.silo: member.name for member in await self.members()}
-        prefix = self._keys.actors if type is None else f"{self._keys.actors}{type}/"
-        found = await self._etcd.get(prefix, prefix=True)
-        owners = ((self._keys.address(kv.key), kv.value.decode()) for kv in found.kvs)
-        return {address: names[owner] for address, owner in owners if owner in names}
+            return msgspec.convert(await self._query("actors", type or ""), dict[str, str])
+        try:
+            return await list_actors(self._etcd, self._keys, type or "")
+        except EtcdError as error:
+            raise ConnectionError(str(error)) from error
+
+    async def _query(self, topic: str, argument: str = "") -> object:
+        if self._runtime is None:
+            raise RuntimeError("a client can be asked inside its `async with` block only")
+        link = await self._runtime.transport.connect(_GATEWAY)
+        answer = await self._runtime.question(link, Query(self._runtime.next_id(), topic, argument), about=topic)
+        return codec.decode(answer.payload, trusted=False) if isinstance(answer, Reply) else None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

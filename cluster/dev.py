@@ -13,31 +13,41 @@ from cluster.exit_status import ExitStatus, complain
 from cluster.signals import StopSignals
 
 
-async def run_and_reload(apps: Sequence[str], command: Sequence[str]) -> int:
+async def run_and_reload(apps: Sequence[str], command: Sequence[str], *, store: str) -> int:
     """Run ``silo start`` with ``command``, restart it on every change of a Python file beside the apps.
 
-    A silo that ends by itself (an app that does not import) is started again at the next change.
+    A silo that ends by itself (the app does not import any more) is started again at the next change. If the first one
+    ends so, before there was any change, the command ends with its exit status.
     """
     folders = _folders(apps)
     for folder in folders:
         if not folder.is_dir():
             return complain(f"there is no folder {folder} to watch", ExitStatus.USAGE)
     signals = StopSignals()
-    child = await _start(command)
+    child = await _start(command, store)
+    first = asyncio.create_task(_give_up_with(child, signals))
     try:
         async for changes in awatch(*folders, watch_filter=PythonFilter(), stop_event=signals.asked, step=100):
             names = ", ".join(sorted({Path(path).name for _, path in changes}))
             print(f"silo: {names} changed; restarting", file=sys.stderr, flush=True)
+            first.cancel()
             await _end(child)
-            child = await _start(command)
+            child = await _start(command, store)
     finally:
+        first.cancel()
         await _end(child)
-    return signals.exit_status
+    return signals.exit_status if signals.received is not None else child.returncode or ExitStatus.OK
 
 
-async def _start(command: Sequence[str]) -> asyncio.subprocess.Process:
+async def _give_up_with(child: asyncio.subprocess.Process, signals: StopSignals) -> None:
+    await child.wait()
+    signals.asked.set()
+
+
+async def _start(command: Sequence[str], store: str) -> asyncio.subprocess.Process:
     # What is set for this command is in ``command``; SILO_ETCD would make the silo a member of a real cluster.
     environment = {name: value for name, value in os.environ.items() if name not in ("SILO_CONFIG", "SILO_ETCD")}
+    environment["SILO_STORE"] = store  # not an argument: everybody can read those, and it may hold a password
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cluster.cli", "start", *command, "--parent-pid", str(os.getpid()),
         start_new_session=True, env=environment,

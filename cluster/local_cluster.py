@@ -122,16 +122,18 @@ class LocalCluster:
     async def _spawn(self, name: str, port: int) -> SiloProcess:
         command = [
             sys.executable, "-m", "cluster.cli", "start", *self._apps,
-            "--etcd", self.etcd, "--store", self._store, "--name", name, "--listen", f"127.0.0.1:{port}",
+            "--etcd", self.etcd, "--name", name, "--listen", f"127.0.0.1:{port}",
             "--http", "127.0.0.1:0", "--parent-pid", str(os.getpid()), *self._options,
         ]  # fmt: skip
+        environment = {name: value for name, value in os.environ.items() if name != "SILO_CONFIG"}  # that of `silo up`
+        environment["SILO_STORE"] = self._store  # not an argument: everybody can read those, and it may hold a password
         # A session of its own: Ctrl-C in the terminal is for this process, which drains the silos in order.
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name != "SILO_CONFIG"},  # that of `silo up`
+            env=environment,
         )
         return SiloProcess(name, process)
 

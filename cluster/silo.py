@@ -10,6 +10,8 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
 from actors.ports import Directory, Store
@@ -23,6 +25,7 @@ from cluster.health import HealthServer
 from cluster.keys import Keys
 from cluster.member import Member
 from cluster.membership import Membership, NameTaken
+from cluster.overview import list_actors
 from cluster.placement import Placement
 from cluster.store import open_store
 from cluster.sweep import sweep
@@ -185,6 +188,19 @@ class Silo:
             if callable(actor_type.options.placement):
                 self._placement.functions[actor_type.name] = actor_type.options.placement
 
+        self._runtime.queries = {"members": self._tell_members, "actors": self._tell_actors}
+
+    async def _tell_members(self, _: str) -> object:
+        """For clients that do not know etcd: the members as this silo sees them."""
+        alone = [self._member(self.runtime.directory.silo)]
+        return msgspec.to_builtins(alone if self._membership is None else self.members)
+
+    async def _tell_actors(self, type_name: str) -> object:
+        if self._etcd is not None:
+            return await list_actors(self._etcd, self._keys, type_name)
+        addresses = self.runtime.activations
+        return {address: self.name for address in addresses if not type_name or address.startswith(f"{type_name}-")}
+
     async def _reach_etcd(self, endpoints: list[str]) -> None:
         """Return when etcd answers; say every few seconds that it does not."""
         loop = asyncio.get_running_loop()
@@ -223,6 +239,7 @@ class Silo:
             types={name: _placement_name(t.options.placement) for name, t in self.runtime.types.items()},
             labels=self._labels,
             version=self._version,
+            load=len(self.runtime.activations),
         )
 
     async def _open_transport(self, silo: str) -> None:

@@ -11,7 +11,7 @@ that is what ``unsent`` returns when the link breaks.
 
 from collections import deque
 
-from actors.envelope import Credit, Envelope, Failure, Leave, Request, Resolve
+from actors.envelope import Credit, Envelope, Failure, Leave, Query, Request, Resolve
 from actors.errors import MailboxFull, PayloadTooLarge
 from cluster.transport import frame
 
@@ -253,7 +253,7 @@ class Outgoing:
         """What belongs together: requests of one address; answers of one request; what follows an own request."""
         if isinstance(envelope, Request):
             return envelope.address
-        if isinstance(envelope, (Leave, Credit, Resolve)):
+        if isinstance(envelope, (Leave, Credit, Query, Resolve)):
             # Ids of own requests, while answers carry ids of the peer's: -1 - id keeps the two apart.
             return self._request_keys.get(envelope.id, -1 - envelope.id)
         return envelope.id
@@ -283,7 +283,7 @@ class Outgoing:
         if isinstance(envelope, (Request, Resolve)):
             address = envelope.address.encode("utf-8", "replace").decode()
             self.returned.append(Failure(envelope.id, error, f"{address}: {text}"))
-        elif not isinstance(envelope, (Leave, Credit)):
+        elif not isinstance(envelope, (Leave, Credit, Query)):
             try:
                 frame.encode(failure := Failure(envelope.id, error, text))
             except Exception:
