@@ -9,18 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.store.adapters import NewPlace, Place
+from tests.conformance.store.adapters import ADAPTERS, NewPlace, Place
 
 WRITER = Path(__file__).with_name("acknowledging_writer.py")
 ADDRESSES = 8
 
 
+DURABLE = [name for name in ADAPTERS if name != "memory"]  # which ends with its process
+
+
 @pytest.mark.parametrize("watched", [False, True], ids=["alone", "watched"])
+@pytest.mark.parametrize("new_place", DURABLE, indirect=True)
 def test_no_acknowledged_commit_is_lost(new_place: NewPlace, watched: bool) -> None:
     """Alone, the next to open the store has to recover it; watched, another process has it open all the time."""
     place = new_place()
-    if place.url is None:
-        pytest.skip("this store ends with its process")
+    assert place.url is not None
     with asyncio.Runner() as runner:
         watcher = runner.run(place.open()) if watched else None
         try:
