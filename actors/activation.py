@@ -68,7 +68,7 @@ class Activation:
         self.actor: Actor = actor_type.actor.__new__(actor_type.actor)
         self.last_used = runtime.loop.time()
         self._turn: Turn | None = None
-        self._beside: set[Turn] | None = None
+        self._beside: dict[Turn, None] | None = None  # in order of arrival
         self._mailbox = mailbox or Mailbox(actor_type.options.max_queue, runtime.settings.max_mailbox_bytes)
         self._durable = DurableState(actor_type.state) if actor_type.state is not None else None
         self._committing: asyncio.Future[None] | None = None
@@ -154,8 +154,8 @@ class Activation:
 
     def _run_beside(self, turn: Turn) -> None:
         if self._beside is None:
-            self._beside = set()
-        self._beside.add(turn)
+            self._beside = {}
+        self._beside[turn] = None
         turn.start()
 
     def _next(self) -> None:
@@ -200,7 +200,7 @@ class Activation:
         if turn is self._turn:
             self._turn = None
         elif self._beside is not None:
-            self._beside.discard(turn)
+            self._beside.pop(turn, None)
         if self._mailbox or self._closing_for is not None:
             self._schedule_next()
 
@@ -305,11 +305,9 @@ class Activation:
         """Load the state, run on_activate, then start what waits. A failure ends the activation."""
         current_turn.set(Lifecycle(self.address))
         try:
+            if self._durable is not None:
+                await self._load_state(self._durable)
             async with asyncio.timeout(self.runtime.settings.activation_timeout):
-                if self._durable is not None:
-                    self.actor.state, self.epoch = await self._durable.load(
-                        self.address, self.epoch, self.type, store=self.runtime.store, directory=self.runtime.directory
-                    )
                 self._make_actor()
                 await self.actor.on_activate()
         except (StoreUnavailable, Fenced) as error:
@@ -326,6 +324,16 @@ class Activation:
             if self._ready is not None:
                 self._ready.set_result(None)
                 self._ready = None
+
+    async def _load_state(self, durable: DurableState) -> None:
+        store, directory = self.runtime.store, self.runtime.directory
+        try:
+            async with asyncio.timeout(self.runtime.settings.activation_timeout):
+                self.actor.state, self.epoch = await durable.load(
+                    self.address, self.epoch, self.type, store=store, directory=directory
+                )
+        except TimeoutError:
+            raise StoreUnavailable("the store did not answer in time") from None
 
     async def ready(self) -> Failure | None:
         """Wait until the activation is active, or return why it could not be."""

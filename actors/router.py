@@ -36,7 +36,7 @@ class _Held:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.fences: set[str] = set()
+        self.fences: dict[str, None] = {}  # ordered, so that a simulated run can be repeated
         self.asking = ""  # which of them is being asked now
 
     @property
@@ -101,7 +101,7 @@ class Router:
             held = self._held[address] = _Held()
             self._runtime.spawn(self._resolve(address, held))
         if fence and fence != held.asking:
-            held.fences.add(fence)
+            held.fences[fence] = None
         self._held_bytes += _weight(call)
         call.held_for = call.held_for or "its owner is being looked up"
         bisect.insort(held.calls, call, key=_by_order)
@@ -155,7 +155,7 @@ class Router:
         route = None
         while held.fences or route is None:
             if held.fences:
-                route = await self._pass(held.fences.pop(), address, held)
+                route = await self._pass(held.fences.popitem()[0], address, held)
                 continue
             target = runtime.directory.place(address)
             if target == runtime.directory.silo:

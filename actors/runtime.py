@@ -420,7 +420,9 @@ class Runtime:
             request, origin = turn.request, turn.origin
             self.forget_stream(turn)
             call: Call | None
-            if request.mode is Mode.SEND:  # accepted: its sender waits no more, so this runtime answers for it
+            unheard = turn.left or (not isinstance(origin, LocalCaller) and origin.closed)
+            if request.mode is Mode.SEND or unheard:  # nobody waits for an answer, so this runtime sees to it
+                request.mode = Mode.SEND
                 request.id = next(self._ids)
                 call = AcceptedCall(request)
                 self.calls.begin(call, self.settings.delivery_timeout)
