@@ -1,0 +1,163 @@
+"""Known bugs, to be switched on one at a time: whoever finds none of them would find no other either.
+
+Each is a patch of the real code inside the simulation.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import patch
+
+from actors.activation import Activation
+from actors.calls import Call
+from actors.envelope import Envelope, NotHere, Request
+from actors.mailbox import Mailbox
+from actors.ports import Route
+from actors.router import Router
+from actors.runtime import Runtime
+from actors.turn import Turn
+from cluster.directory import EtcdDirectory
+from cluster.etcd import Op
+from cluster.membership import Membership, MembershipView
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Plant(NamedTuple):
+    """``seeds`` must suffice to find it, by the checks named in ``finds``."""
+
+    enter: "Callable[[World], AbstractContextManager[Any]]"
+    seeds: range
+    finds: tuple[str, ...]
+
+
+def _no_fence(world: "World") -> AbstractContextManager[Any]:
+    """The store takes what a lower epoch writes."""
+    return patch.object(world.store, "fence", new=False)
+
+
+def _no_deadline(world: "World") -> AbstractContextManager[Any]:
+    """A silo acts on until etcd tells it that its lease is gone."""
+
+    def deadline(self: Membership) -> float:
+        return float("-inf") if self._lost or self._keep_alive is None else float("inf")
+
+    return patch.object(Membership, "deadline", property(deadline))
+
+
+def _blind_claim(world: "World") -> AbstractContextManager[Any]:
+    """A claim overwrites whatever owner there is."""
+
+    async def claim(self: EtcdDirectory, address: str) -> Route:
+        put = Op.put(self._keys.actor(address), self.silo.encode())
+        result = await self._write(address, self._keys.actor(address), Op.txn([], [put], []))
+        return Route(self.silo, self._epoch(result.revision))
+
+    return patch.object(EtcdDirectory, "claim", claim)
+
+
+def _missed_event(world: "World") -> AbstractContextManager[Any]:
+    """The watch drops the news that a silo is gone."""
+    on_event = MembershipView.on_event
+
+    def deaf(self: MembershipView, key: str, value: bytes | None, revision: int) -> bool:
+        return value is not None and on_event(self, key, value, revision)
+
+    return patch.object(MembershipView, "on_event", deaf)
+
+
+def _no_ask_first(world: "World") -> AbstractContextManager[Any]:
+    """After NotHere the next owner is looked for at once, though other NotHeres are still on their way."""
+    hold = Router.hold
+
+    def forgetful(self: Router, call: Call, **fence: str) -> None:
+        hold(self, call)
+
+    return patch.object(Router, "hold", forgetful)
+
+
+def _let_in_early(world: "World") -> AbstractContextManager[Any]:
+    """After NotHere a silo lets in later messages before the sender has asked again."""
+    return patch.object(Runtime, "_bounced", property(lambda self: set(), lambda self, value: None), create=True)
+
+
+def _early_reply(world: "World") -> AbstractContextManager[Any]:
+    """The answer leaves before the commit."""
+
+    async def commit(self: Turn, answer: Envelope, state: bytes) -> None:
+        self.origin.send(answer)
+        self.left = True
+        if await self.activation.commit(self, state):
+            self.activation.settle(self, answer)
+
+    return patch.object(Turn, "_commit", commit)
+
+
+def _no_roll_back(world: "World") -> AbstractContextManager[Any]:
+    """What a failed turn changed stays in memory, and is committed with the next."""
+    return patch.object(Activation, "roll_back", lambda self, turn: None)
+
+
+def _lost_on_closed(world: "World") -> AbstractContextManager[Any]:
+    """Nobody is told that a link has gone: calls hang until their deadlines."""
+    return patch.object(Runtime, "on_closed", lambda self, link, unsent: None)
+
+
+def _resent_when_lost(world: "World") -> AbstractContextManager[Any]:
+    """What was under way on a lost link is sent again, though it may have run."""
+    on_closed = Runtime.on_closed
+
+    def resend(self: Runtime, link: Any, unsent: list[Envelope]) -> None:
+        sent = [call.request for call in self.calls.values() if call.link is link and call.request.handler]
+        on_closed(self, link, [*unsent, *sent])
+
+    return patch.object(Runtime, "on_closed", resend)
+
+
+def _not_here_but_run(world: "World") -> AbstractContextManager[Any]:
+    """A silo that is closing an activation runs the message and says NotHere, too."""
+    accept = Activation.accept
+
+    def both(self: Activation, request: Request, origin: Any) -> None:
+        accept(self, request, origin)
+        if self.status.value == "active" and self.waiting > 1 and getattr(origin, "peer_is_silo", False):
+            origin.send(NotHere(request.id))
+
+    return patch.object(Activation, "accept", both)
+
+
+def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
+    """The mailbox gives out the newest message."""
+
+    def take(self: Mailbox) -> Turn:
+        assert self._turns is not None
+        turn = self._turns.pop()
+        self._bytes -= len(turn.request.payload)
+        self._turns = self._turns or None
+        return turn
+
+    return patch.object(Mailbox, "take", take)
+
+
+EFFECTS, ORDER, REPLIES = "effects fit outcomes", "order of sender and actor", "replies are seen after their commit"
+CONVERGES, CALM, REAL_TIME = (
+    "every actor answers in the end",
+    "calls succeed while nothing is wrong",
+    "answers follow real time",
+)
+
+PLANTS = {
+    "no_fence": Plant(_no_fence, range(100), ("only the highest epoch writes", "no committed effect is lost")),
+    "no_deadline": Plant(_no_deadline, range(100), (REAL_TIME,)),
+    "blind_claim": Plant(_blind_claim, range(10), (CALM, "only the highest epoch writes", REAL_TIME)),
+    "missed_event": Plant(_missed_event, range(25), (CONVERGES, CALM)),
+    "no_ask_first": Plant(_no_ask_first, range(40), (ORDER,)),
+    "let_in_early": Plant(_let_in_early, range(100), (ORDER,)),
+    "early_reply": Plant(_early_reply, range(5), (REPLIES,)),
+    "no_roll_back": Plant(_no_roll_back, range(5), (EFFECTS,)),
+    "lost_on_closed": Plant(_lost_on_closed, range(20), ("calls on a lost link end",)),
+    "resent_when_lost": Plant(_resent_when_lost, range(25), (EFFECTS,)),
+    "not_here_but_run": Plant(_not_here_but_run, range(5), (EFFECTS,)),
+    "last_in_first_out": Plant(_last_in_first_out, range(5), (ORDER,)),
+}

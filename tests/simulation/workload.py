@@ -1,0 +1,104 @@
+"""What the clients do all the time: calls of every kind to a handful of actors."""
+
+import asyncio
+import random
+from contextlib import suppress
+
+from actors import ActorError
+from tests.simulation.history import Op
+from tests.simulation.subjects import DURABLE, Stage
+
+ADDRESSES = ["ledger-a", "ledger-b", "ledger-c", "ledger-d", "fragile-a", "tally-a", "tally-b", "diary-a", "diary-b"]
+
+
+class Workload:
+    """One client's sessions. All calls of a client come from one sender."""
+
+    def __init__(self, stage: Stage, client: str, seed: random.Random, *, pace: float) -> None:
+        self.stage = stage
+        self.client = client
+        self.random = seed
+        self.pace = pace
+        self.running = True
+        self.open: set[asyncio.Task[None]] = set()
+        count = seed.randint(3, len(ADDRESSES))
+        self.addresses = sorted(seed.sample(ADDRESSES, count))
+        self.weights = [seed.random() for _ in _KINDS]
+
+    async def run(self) -> None:
+        while self.running:
+            await asyncio.sleep(self.random.expovariate(1 / self.pace))
+            kind = self.random.choices(_KINDS, self.weights)[0]
+            task = asyncio.create_task(kind(self))
+            self.open.add(task)
+            task.add_done_callback(self.open.discard)
+
+    def _op(self, address: str, handler: str, mode: str = "ask", *, timeout: float = 4.0, appends: bool = True) -> Op:
+        now = self.stage.history.loop.time()
+        kind = handler[0]
+        return Op(
+            self.stage.next_id(kind), self.client, address, handler, mode, now, timeout=timeout, appends=appends
+        )  # fmt: skip
+
+    async def _call(self, op: Op, *args: object) -> bool:
+        with suppress(ActorError):
+            await self.stage.call(op, *args)
+        return op.outcome == "ok"
+
+    def _address(self) -> str:
+        return self.random.choice(self.addresses)
+
+    def _pause(self) -> float:
+        return self.random.choice((0.0, 0.0, 0.002, 0.02, 0.3))
+
+    async def append(self) -> None:
+        op = self._op(self._address(), "append")
+        op.planned_failure = self.random.random() < 0.15
+        await self._call(op, op.id, self._pause(), op.planned_failure)
+
+    async def read(self) -> None:
+        op = self._op(self._address(), self.random.choice(("count", "count", "peek")), appends=False)
+        await self._call(op)
+
+    async def pipeline(self) -> None:
+        """Several calls at once: they must be processed in this order."""
+        address = self._address()
+        calls = []
+        for _ in range(self.random.randint(2, 6)):
+            op = self._op(address, "jot", self.random.choice(("ask", "send")))
+            calls.append(asyncio.create_task(self._call(op, op.id)))
+            if self.random.random() < 0.3:
+                await asyncio.sleep(self.random.random() * 0.01)
+        await asyncio.gather(*calls)
+
+    async def stream(self) -> None:
+        op = self._op(self._address(), "items", "stream")
+        op.count = self.random.choice((0, 3, 20, 150))
+        await self._call(op, op.id, op.count, self.random.choice((0.0, 0.0, 0.005)))
+
+    async def chain(self) -> None:
+        """A path upwards cannot deadlock with another; one that comes back is a cycle."""
+        durable = [address for address in self.addresses if address.partition("-")[0] in DURABLE]
+        path = sorted(self.random.sample(durable, min(len(durable), self.random.randint(1, 3))))
+        if not path:
+            return
+        if self.random.random() < 0.3:
+            path.append(self.random.choice(path))
+        op = self._op(path[0], "forward")
+        op.planned_failure = len(path) > len(set(path))
+        await self._call(op, op.id, path[1:], (), self._pause())
+
+    async def burst(self) -> None:
+        op = self._op(self._address(), "burst")
+        others = [address for address in self.addresses if address > op.address]
+        if others:
+            await self._call(op, op.id, self.random.choice(others), self.random.randint(1, 4))
+
+    async def rest(self) -> None:
+        await self._call(self._op(self._address(), "rest", appends=False))
+
+
+_KINDS = [
+    Workload.append, Workload.append, Workload.read, Workload.pipeline, Workload.pipeline, Workload.stream,
+    Workload.chain, Workload.burst, Workload.rest,
+]  # fmt: skip

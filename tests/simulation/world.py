@@ -1,0 +1,376 @@
+"""One run: a cluster of real silos and clients on simulated ports, from a seed to a verdict."""
+
+import asyncio
+import gc
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import cluster.client
+import cluster.silo
+import cluster.transport.transport
+from actors import ActorError, actor_ref
+from actors.ref import _open_callers
+from actors.runtime import Runtime
+from actors.settings import Settings
+from actors.turn import Turn
+from cluster.etcd import Event
+from cluster.placement import Placement
+from cluster.silo import Silo
+from tests.simulation import checks, faults
+from tests.simulation.directory import EtcdPath, SimEtcdClient
+from tests.simulation.etcd import Etcd
+from tests.simulation.history import History, Op
+from tests.simulation.log_records import recorded
+from tests.simulation.loop import PROCESS, START, Process, SimLoop, Stuck
+from tests.simulation.network import Network, SimDial, SimLink, SimListener
+from tests.simulation.store import SharedStore, SimStore
+from tests.simulation.subjects import STAGE, SUBJECTS, Stage
+from tests.simulation.workload import ADDRESSES, Workload
+
+TTL = 2
+SETTINGS = Settings(call_timeout=6.0, delivery_timeout=3.0, activation_timeout=3.0)
+CALM, FAULTS, RECOVERY, AFTER = 1.5, 9.0, 14.0, 1.5  # seconds of each phase
+LIMIT = 120.0  # virtual seconds for a whole run
+
+
+class SimClock:
+    """A silo's own clock, which may run a little fast or slow."""
+
+    def __init__(self) -> None:
+        self._process = PROCESS.get()
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time() * (1 + self._process.drift)
+
+
+class Node:
+    """A host on which one silo after the other runs."""
+
+    def __init__(self, world: "World", index: int) -> None:
+        self.world = world
+        self.name = f"n{index}"
+        self.host = f"127.0.0.{index + 1}"
+        self.drift = world.random.uniform(-0.04, 0.04)
+        self.process = Process(f"{self.name}/0", self.host)
+        self.process.dead = True
+        self.silo: Silo | None = None
+        self._starts = 0
+        self._busy = False
+
+    @property
+    def runtime(self) -> Runtime | None:
+        return self.silo.runtime if self.silo is not None and not self.process.dead else None
+
+    async def start(self) -> None:
+        """Start a silo as its supervisor would: again and again until it is up."""
+        while True:
+            self._starts += 1
+            self.process = self.world.process(f"{self.name}/{self._starts}", self.host)
+            self.process.drift = self.drift
+            task = self.world.loop.spawn(self.process, self._boot())
+            await self.world.wait_for(task, self.process)
+            if task.done() and not task.cancelled() and task.exception() is None:
+                return
+            if task.done() and not task.cancelled():
+                self.world.history.note(f"{self.name} did not start: {task.exception()!r}")
+            self.crash()
+            await self.world.sleep(0.3)
+
+    async def _boot(self) -> None:
+        silo = Silo(
+            SUBJECTS, etcd="sim", store="sim:", listen=f"{self.host}:7400", name=self.name, lease_ttl=TTL,
+            settings=SETTINGS, drain_limit=1.5, insecure=True,
+        )  # fmt: skip
+        silo._placement = Placement("", seed=self.world.random.getrandbits(32))
+        await silo.start()
+        self.silo = silo
+
+    def crash(self) -> None:
+        process, silo, self.silo = self.process, self.silo, None
+        self.world.history.disturb()
+        self.world.loop.kill(process)
+        self.world.network.kill(process)
+        if silo is not None and silo._runtime in _open_callers:
+            _open_callers.remove(silo._runtime)
+
+    async def restart(self) -> None:
+        """Start again, unless somebody does already."""
+        if self.process.dead and not self._busy:
+            self._busy = True
+            await self.start()
+            self._busy = False
+
+    async def drain(self) -> None:
+        """SIGTERM, and the end of the process when the silo has stopped."""
+        silo, process = self.silo, self.process
+        if silo is None or process.dead:
+            return
+        task = self.world.loop.spawn(process, silo.stop())
+        started = self.world.loop.time()
+        await self.world.wait_for(task, process)
+        took = self.world.loop.time() - started - self.world.frozen_for.get(process, 0.0)
+        if took > 12:
+            self.world.history.violate("a drain ends", self.name, expected="an end within 12 s", actual=f"{took:.1f} s")
+        if self.process is process:
+            self.crash()
+
+
+class World:
+    """Everything of one run. ``plants`` are entered around it, ``trace`` notes every envelope."""
+
+    def __init__(self, seed: int, *, plants: tuple[Any, ...] = (), trace: bool = False) -> None:
+        self.seed = seed
+        self.plants = plants
+        self.trace = trace
+        self.random = random.Random(f"{seed} world")
+        self.loop = SimLoop(random.Random(f"{seed} loop"))
+        latency = self.random.choice((0.0005, 0.003, 0.02))
+        self.network = Network(self.loop, random.Random(f"{seed} network"), latency=latency)
+        self.etcd = Etcd(self.loop, random.Random(f"{seed} etcd"))
+        self.path = EtcdPath(self.etcd, self.network, random.Random(f"{seed} path"))
+        self.store = SharedStore(self.loop, random.Random(f"{seed} store"))
+        self.history = History(self.loop)
+        self.live = checks.LiveChecks(self.history, self.store)
+        self.history.on_reply = self._on_reply
+        self.etcd.on_write = self._on_directory
+        self.stage = Stage(self.history, random.Random(f"{seed} stage"))
+        self.frozen_for: dict[Process, float] = {}
+        self.nodes = [Node(self, index) for index in range(self.random.randint(2, 4))]
+        self.clients: list[Process] = []
+        self.client_tasks: list[asyncio.Task[None]] = []
+        self.client_runtimes: dict[str, Runtime] = {}
+        self.workloads: list[Workload] = []
+        self.faults = faults.draw(self.random, silos=len(self.nodes), length=FAULTS)
+
+    # -- what the faults and nodes use ------------------------------------------------------------------------------
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def wait_for(self, task: "asyncio.Task[Any]", process: Process) -> None:
+        """Wait until a task of a process is done or the process dead."""
+        while not task.done() and not process.dead:  # noqa: ASYNC110  # virtual time
+            await asyncio.sleep(0.05)
+
+    def process(self, name: str, host: str) -> Process:
+        made = Process(name, host)
+        made.context.run(STAGE.set, self.stage)
+        return made
+
+    def client_host(self, index: int) -> str:
+        return f"127.0.1.{index + 1}"
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> History:
+        """Run to the end, or to the first violation, which ``History.violations`` then holds."""
+        with self._simulated(), recorded(self.history):
+            try:
+                self.loop.run(self._main(), until=START + LIMIT)
+            except Stuck as stuck:
+                self.history.violate("the run ends", "world", expected="an end", actual=str(stuck))
+            finally:
+                _open_callers.clear()
+                self.loop.close()
+        return self.history
+
+    @contextmanager
+    def _simulated(self) -> Iterator[None]:
+        tokens = random.Random(f"{self.seed} tokens")
+
+        async def open_store(_: str) -> SimStore:
+            return SimStore(self.store)
+
+        SimDial.network = SimListener.network = self.network
+        SimEtcdClient.path = self.path
+        SimLink.serials = itertools.count(1)
+        SimLink.ended = staticmethod(self.history.disturb)
+        SimLink.trace = self._trace if self.trace else None
+        with ExitStack() as stack:
+            for module, name, fake in (
+                ("cluster.silo", "EtcdClient", SimEtcdClient),
+                ("cluster.silo", "open_store", open_store),
+                ("cluster.silo", "SystemClock", SimClock),
+                ("cluster.client", "EtcdClient", SimEtcdClient),
+                ("cluster.client", "SystemClock", SimClock),
+                ("cluster.transport.transport", "Dial", SimDial),
+                ("cluster.transport.transport", "Listener", SimListener),
+                ("cluster.transport.transport", "GrpcLink", SimLink),
+                ("secrets", "token_hex", lambda size=16: tokens.randbytes(size).hex()),
+                ("secrets", "token_bytes", lambda size=16: tokens.randbytes(size)),
+                ("secrets", "randbits", tokens.getrandbits),
+            ):
+                stack.enter_context(patch(f"{module}.{name}", fake))
+            stack.enter_context(patch.object(Turn, "__hash__", lambda turn: turn.request.id))
+            for plant in self.plants:
+                stack.enter_context(plant(self))
+            gc.disable()  # finalizers run where the program says, not where memory runs short
+            try:
+                yield
+            finally:
+                gc.enable()
+
+    async def _main(self) -> None:
+        for node in self.nodes:
+            await node.start()
+        for index in range(self.random.randint(1, 3)):
+            process = self.process(f"client{index}", self.client_host(index))
+            self.clients.append(process)
+            seed = random.Random(f"{self.seed} client {index}")
+            workload = Workload(self.stage, process.name, seed, pace=seed.choice((0.1, 0.2, 0.4)))
+            self.workloads.append(workload)
+            self.client_tasks.append(self.loop.spawn(process, self._client(workload)))
+        await self._until(
+            lambda: len(self.client_runtimes) == len(self.clients), 2, "clients connect", self.loop.pending
+        )
+        await self._phase("calm", CALM)
+        afflictions = [self.loop.spawn(self.loop.outside, faults.inflict(self, fault)) for fault in self.faults]
+        await self._phase("faults", FAULTS)
+        while not all(affliction.done() for affliction in afflictions):
+            await self._phase("faults", 0.2)
+        for affliction in afflictions:
+            affliction.result()
+        self.store.failing = self.store.slow = self.path.slow = self.stage.fragile = 0.0
+        for node in self.nodes:
+            await node.restart()
+        await self._phase("recovery", RECOVERY)
+        await self._phase("after", AFTER)
+        for workload in self.workloads:
+            workload.running = False
+        await self._phase("ending", 0.1)
+        await self._until(
+            lambda: not any(workload.open for workload in self.workloads), 30, "every call ends", self._open
+        )
+        await self._judge()
+
+    async def _client(self, workload: Workload) -> None:
+        while True:
+            try:
+                async with cluster.client.connect(etcd="sim", settings=SETTINGS) as client:
+                    assert client._runtime is not None
+                    self.client_runtimes[workload.client] = client._runtime
+                    await workload.run()
+                    await asyncio.Event().wait()  # for the final reads
+            except ActorError as error:
+                self.history.note(f"cannot connect: {error}")
+                await asyncio.sleep(0.2)
+
+    async def _phase(self, name: str, length: float) -> None:
+        self.history.phase = name
+        self.history.note(f"-- {name}")
+        end = self.loop.time() + length
+        while self.loop.time() < end:
+            await asyncio.sleep(min(0.25, max(end - self.loop.time(), 0.001)))
+            for owner, runtime in self._runtimes():
+                checks.check_links(self.history, owner, runtime)
+            self._stop_if_violated()
+
+    def _stop_if_violated(self) -> None:
+        for failure in self.loop.failures:
+            self.history.violate("no exception is lost", "event loop", expected="none", actual=failure)
+        self.loop.failures.clear()
+        for task in self.client_tasks:
+            if task.done():
+                error = repr(task.exception())
+                self.history.violate("clients go on", "client", expected="no exception", actual=error)
+        if self.history.violations:
+            raise Stuck("stopped at the first violation")
+
+    def _runtimes(self) -> list[tuple[str, Runtime]]:
+        silos = [(node.process.name, node.runtime) for node in self.nodes if not node.process.frozen]
+        found = [(name, runtime) for name, runtime in silos if runtime is not None]
+        return found + list(self.client_runtimes.items())
+
+    async def _until(self, condition: Any, limit: float, what: str, actual: Any) -> None:
+        end = self.loop.time() + limit
+        while not condition():
+            await asyncio.sleep(0.1)
+            self._stop_if_violated()
+            if self.loop.time() > end:
+                self.history.violate(what, "world", expected=f"within {limit:g} s", actual=actual())
+                self._stop_if_violated()
+
+    def _open(self) -> str:
+        return "; ".join(str(op) for op in self.history.ops.values() if op.ended is None) or self.loop.pending()
+
+    async def _judge(self) -> None:
+        """The cluster rests: compare what everybody saw with what there is."""
+        history = self.history
+        history.phase = "final"
+        await self.sleep(2.0)  # what was sent one way arrives
+        runtime = next(iter(self.client_runtimes.values()))
+        for address in ADDRESSES:
+            before = self.live.committed.get(address, [])
+            reading = self.loop.create_task(self._read(address), context=runtime.context.copy())
+            entries = await reading
+            if entries is not None:
+                after = self.live.committed.get(address, [])
+                checks.check_final(history, address, entries, before=before, after=after)
+        committed = {address: list(entries) for address, entries in self.live.committed.items()}
+        checks.check_effects(history, committed)
+        checks.check_real_time(history)
+        checks.check_order(history, committed)
+        checks.check_streams(history)
+        self._stop_if_violated()
+
+        def leaks() -> str:
+            return "\n".join(
+                f"{owner}: {left}" for owner, runtime in self._runtimes() if (left := checks.leaks_of(runtime))
+            )
+
+        await self._until(lambda: not leaks(), 12, "nothing is left behind", leaks)
+        for node in self.nodes:
+            await node.drain()
+        self._stop_if_violated()
+
+    async def _read(self, address: str) -> list[str] | None:
+        try:
+            found: list[str] = await actor_ref(address).options(timeout=4.0).entries()
+        except ActorError as error:
+            self.history.violate(
+                "every actor answers in the end", "final read", address=address, expected="its entries",
+                actual=repr(error),
+            )  # fmt: skip
+            return None
+        return found
+
+    # -- what is noticed --------------------------------------------------------------------------------------------
+
+    def _on_reply(self, op: Op) -> None:
+        caller = self.stage.callers[op.id]
+        op.slack = self.frozen_for.get(caller, 0.0)
+        self.live.on_reply(op)
+        if self.history.phase in ("calm", "after") and op.outcome not in ("ok", "cycle"):
+            began = op.started - self.loop.time()
+            planned = op.planned_failure or op.outcome == "failed"
+            if not planned and began > -(CALM if self.history.phase == "calm" else AFTER):
+                self.history.violate(
+                    "calls succeed while nothing is wrong",
+                    op.id,
+                    address=op.address,
+                    expected="success",
+                    actual=str(op),
+                )
+
+    def _on_directory(self, event: Event) -> None:
+        name, value = event.kv.key.removeprefix("/default/"), event.kv.value.decode()
+        if name.startswith("actors/"):
+            address = name.removeprefix("actors/").replace("/", "-", 1)
+            told = f"owned by {value}" if value else "released"
+            self.history.note(f"etcd: {told} (revision {event.kv.mod_revision})", address=address)
+        elif name.startswith("silos/"):
+            self.history.note(f"etcd: {name} {'is a member' if value else 'is gone'}")
+
+    def _trace(self, process: str, link: Any, envelopes: list[Any]) -> None:
+        for envelope in envelopes:
+            address = getattr(envelope, "address", "")
+            if not address:
+                runtimes = dict(self._runtimes())
+                call = runtimes[process].calls.get(envelope.id) if process in runtimes else None
+                address = call.request.address if call is not None else "?"
+            what = f"{type(envelope).__name__} {envelope.id} {getattr(envelope, 'message_id', '')}"
+            self.history.note(f"from {link.peer}: {what} {getattr(envelope, 'text', '')}", address=address)
