@@ -436,12 +436,12 @@ class Activation:
     def _running(self) -> list[Turn]:
         return [turn for turn in (self._turn, *(self._beside or ())) if turn is not None]
 
-    def drop(self) -> None:
+    def drop(self, why: str) -> None:
         """The silo may act no more: forget everything at once, committing and releasing nothing."""
         running = self._running()
         self.status = Status.CLOSED
         self._turn, self._beside = None, None
-        lost = ConnectionLost(f"{self.address}: its silo lost its lease while the call was under way")
+        lost = ConnectionLost(f"{self.address}: {why} while the call was under way")
         for turn in running:
             if turn.task is not None:
                 turn.task.cancel()

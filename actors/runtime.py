@@ -16,7 +16,7 @@ from actors.actor import Actor, ActorType, current_turn
 from actors.address import is_address, parse_address
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
 from actors.envelope import Credit, Envelope, Leave, Located, Mode, NotHere, Query, Reply, Request, Resolve
-from actors.errors import ActorError, ClusterUnavailable, PayloadTooLarge, Rejected, UnknownActorType
+from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, PayloadTooLarge, Rejected, UnknownActorType
 from actors.handler import HandlerSpec
 from actors.idleness import Idleness
 from actors.pending import PendingCalls
@@ -28,6 +28,7 @@ from actors.turn import Turn
 
 log = logging.getLogger("actors")
 
+_STOPPED = "its silo was stopped"
 _NO_HEADERS: dict[str, str] = {}
 
 
@@ -397,13 +398,13 @@ class Runtime:
         """Whether this silo is certainly still a member, by its own clock."""
         return self.clock.now() < self.directory.deadline
 
-    def stop_acting(self) -> None:
-        """The lease is lost: drop every activation at once, committing and answering nothing."""
+    def stop_acting(self, why: str = "its silo lost its lease") -> None:
+        """Drop every activation at once, committing and answering nothing: the silo may not, or will not, go on."""
         dropped, self.activations = self.activations, {}
         if dropped:
-            log.warning("%s may act no more: %d activations dropped", self.directory.silo, len(dropped))
+            log.warning("%s drops %d activations: %s", self.directory.silo, len(dropped), why)
         for activation in dropped.values():
-            activation.drop()
+            activation.drop(why)
 
     def remove(self, activation: Activation) -> None:
         """An activation has ended."""
@@ -476,7 +477,7 @@ class Runtime:
                 "%s: its turn did not end within %g s of the shutdown and is dropped", activation.address, limit
             )
         left = len(self.activations)
-        self.stop_acting()
+        self.stop_acting(_STOPPED)
         return left
 
     def _unfinished(self) -> bool:
@@ -487,14 +488,18 @@ class Runtime:
         """End everything at once. What was not drained is dropped; every open call fails."""
         self.closed = True
         self._idleness.close()
-        self.stop_acting()
-        self.calls.end_all(
-            lambda call: call.lost() if call.link is not None else ClusterUnavailable("the runtime was closed")
-        )
+        self.stop_acting(_STOPPED)
+        self.calls.end_all(_closed_here)
         while self._tasks:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _closed_here(call: Call) -> ActorError:
+    if call.link is None:
+        return ClusterUnavailable(f"{call.request.address}: closed here before the message could be delivered")
+    return ConnectionLost(f"{call.request.address}: closed here before the answer came; the message may have run")
 
 
 def actor_types(actors: Iterable[type[Actor]]) -> dict[str, ActorType]:

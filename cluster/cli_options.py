@@ -77,6 +77,9 @@ def log_to_stderr(level: str, silo: str | None) -> None:
 def make_credentials(
     token: str | None, ca: str | None, cert: str | None, key: str | None, server_name: str | None
 ) -> Credentials:
+    for option, path in (("tls-ca", ca), ("tls-cert", cert), ("tls-key", key)):
+        if path is not None and not Path(path).is_file():
+            raise typer.Exit(complain(f"--{option}: there is no file {path}", ExitStatus.USAGE))
     try:
         return Credentials(token=token, tls_ca=ca, tls_cert=cert, tls_key=key, tls_server_name=server_name)
     except ValueError as error:

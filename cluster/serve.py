@@ -23,6 +23,8 @@ log = logging.getLogger("cluster")
 
 _PR_SET_PDEATHSIG = 1
 
+CANCEL_LIMIT = 2.0
+
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run a coroutine function on uvloop, where there is one, and return its result."""
@@ -62,7 +64,24 @@ async def serve(make_silo: Callable[[], Silo]) -> int:
     print(json.dumps({"ready": True, "silo": silo.name, "grpc": silo.grpc, "http": silo.http}), flush=True)
     await signals.wait()
     await silo.stop()
+    await _end_tasks(signals.exit_status)
     return signals.exit_status
+
+
+async def _end_tasks(status: int) -> None:
+    """Cancel what handlers have left running; a process must not live on for one that will not be cancelled."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, stuck = await asyncio.wait(tasks, timeout=CANCEL_LIMIT)
+        if stuck:
+            log.error(
+                "%d tasks will not be cancelled, for example %r; the process ends without them", len(stuck), stuck.pop()
+            )
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
 
 
 def die_with_parent(parent: int) -> None:

@@ -75,6 +75,8 @@ class Silo:
         drain_limit: float = 10.0,
         settings: Settings | None = None,
     ) -> None:
+        for option, address in (("listen", listen), ("http", http)):
+            _check_listen(option, address)
         self.actors = list(actors)
         self.name = name or f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(2)}"
         if not self.name or any(c in self.name for c in "/.") or self.name != self.name.strip():
@@ -404,6 +406,13 @@ class Silo:
             with contextlib.suppress(ValueError):  # left in another context than it was entered in
                 current_caller.reset(self._token)
         await self.stop()
+
+
+def _check_listen(option: str, address: str | None) -> None:
+    if address is not None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f'{option} must be "host:port" with a port up to 65535, not {address!r}')
 
 
 def _placement_name(placement: object) -> str:

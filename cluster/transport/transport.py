@@ -94,8 +94,8 @@ class GrpcTransport:
         if self._identity.credentials.none and not on_loopback and not self._insecure:
             raise ValueError(
                 f"{self.name} must not listen on {address} without credentials: whoever reaches that port could run"
-                " code here. Set a token or TLS certificates, listen on 127.0.0.1, or pass insecure=True on a network"
-                " where everyone is trusted"
+                " code here. Set a token or TLS certificates, listen on 127.0.0.1, or pass insecure=True"
+                " (--insecure) on a network where everyone is trusted"
             )
         listener = Listener(
             self._identity,

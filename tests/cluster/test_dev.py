@@ -77,3 +77,10 @@ async def test_without_reload_it_is_one_process(processes: Processes, tmp_path: 
     assert children_of(dev.pid) == []
     dev.signal(signal.SIGTERM)
     assert (await dev.ended(within=10)).status == 0
+
+
+async def test_an_app_that_never_imported_ends_it(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    ended = await processes.start("dev", "broken.py", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0").ended()
+    assert ended.status == 2
+    assert "ZeroDivisionError" in ended.err

@@ -10,7 +10,7 @@ import pytest
 
 from actors import Actor, actor_ref
 from actors.errors import ActorError, UnknownActorType
-from cluster import Credentials, Silo
+from cluster import Credentials, Silo, connect
 from cluster.directory import StoreMismatch
 from cluster.etcd import EtcdServer, EtcdUnavailable
 from cluster.etcd.server import free_ports
@@ -308,3 +308,11 @@ async def test_the_load_is_reported_and_draining_survives_that(house: House) -> 
     with calling_from(n1):
         await answered("one more", actor_ref("counter-n2.0").add, within=5)
     await eventually("n2 hears of that", lambda: any(m.name == "n1" and m.draining for m in n2.members))
+
+
+async def test_clients_of_a_silo_without_etcd_can_ask_it_who_is_there() -> None:
+    async with Silo([Counter], name="n1") as n1, connect(n1.grpc) as client:
+        await actor_ref("counter-1").add()
+        assert [(member.name, member.endpoint) for member in await client.members()] == [("n1", n1.grpc)]
+        assert await client.placements() == {"counter-1": "n1"}
+        assert await client.placements("echo") == {}
