@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 
 from benchmarks.command import Check, Json, Only, Rounds, Seconds, choose, execute, verdict
-from benchmarks.comparison import Comparison, Row
+from benchmarks.comparison import Comparison, Row, rate_ratio
 from benchmarks.contest import Contestant, Sample, Terms, compete
-from benchmarks.report import Progress, Report, Spread, Target, machine, publish
+from benchmarks.report import Progress, Report, Spread, Target, cell, machine, new_table, publish
 from cluster.exit_status import ExitStatus
 
 CALLERS = (64, 256)
@@ -46,7 +46,7 @@ TARGET_RATIO = 3.0
 NOTES = (
     "An actor with a state opens it in a SQLite store, which syncs to disk. Ray's row includes the first call.",
     "The second line of a cell is the range over the rounds. CPU is that of one activation, by kind of process.",
-    '"ours" is how many times as many activations a second one silo makes in the same round with as many callers.',
+    "Ours: how many times as many activations a second one silo makes in the same round, with as many callers.",
     f"Each Ray actor starts a process: it has {RAY_CALLERS} callers and is compared with one silo at {MOST}.",
 )
 
@@ -78,7 +78,7 @@ def main(
             failed=failed,
             samples=samples,
         )
-        publish(report, [_table(comparison, rows)], notes=NOTES, json=json)
+        publish(report, [_table(comparison, rows)], notes=(*NOTES, comparison.elsewhere()), json=json)
         return verdict(failed, met=any(target.met for target in report.targets) or not check)
 
     execute(measure)
@@ -96,34 +96,32 @@ def _targets(comparison: Comparison) -> list[Target]:
 
 def _ours_to(comparison: Comparison, theirs: Sequence[Sample]) -> Spread | None:
     callers = theirs[0].callers if theirs else MOST
-    return comparison.ratio(comparison.of("silo", "activate", callers if callers in CALLERS else MOST), theirs)
+    return rate_ratio(comparison.of("silo", "activate", callers if callers in CALLERS else MOST), theirs)
 
 
 def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
-    table = Table(title="Activations: first calls to fresh actors")
-    table.add_column("", no_wrap=True)
+    table = new_table("Activations: first calls to fresh actors")
     cpu = [f"CPU µs\n{kind}" for kind in KINDS]
-    names = ("callers", "a second", "p50 ms", "p99 ms", *cpu, "claims\na write", "ours")
-    for name in names:
+    for name in ("callers", "a second", "p50 ms", "p99 ms", *cpu, "claims\na write", "ours\nrate"):
         table.add_column(name, justify="right")
     for row in rows:
         samples = comparison.of(row.contestant, row.work, row.callers)
-        ratio = _ours_to(comparison, samples)
+        used = [_spread([sample.cpu[kind] for sample in samples if kind in sample.cpu]) for kind in KINDS]
         table.add_row(
             row.title,
             str(row.callers),
-            row.rate.cell(),
-            row.p50.cell(".1f", unit=1e-3),
-            row.p99.cell(".1f", unit=1e-3),
-            *(_cell([sample.cpu[kind] / 1e-6 for sample in samples if kind in sample.cpu], ".0f") for kind in KINDS),
-            _cell([s.counts["writes"] / s.counts["groups"] for s in samples if s.counts.get("groups")], ".1f"),
-            ratio.cell(".1f") if ratio is not None else "",
+            cell(row.rate, ",.0f"),
+            cell(row.p50, ".1f", unit=1e-3),
+            cell(row.p99, ".1f", unit=1e-3),
+            *(cell(figure, ".0f", unit=1e-6) for figure in used),
+            cell(_spread([s.counts["writes"] / s.counts["groups"] for s in samples if s.counts.get("groups")]), ".1f"),
+            cell(_ours_to(comparison, samples), ".1f"),
         )
     return table
 
 
-def _cell(values: Sequence[float], spec: str) -> str:
-    return Spread.of(values).cell(spec) if values else ""
+def _spread(values: Sequence[float]) -> Spread | None:
+    return Spread.of(values) if values else None
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 
 from benchmarks.command import Check, Json, Only, Rounds, Seconds, choose, execute, verdict
-from benchmarks.comparison import Comparison, Row
+from benchmarks.comparison import Comparison, Row, cpu_ratio, rate_ratio
 from benchmarks.contest import Contestant, Terms, compete
-from benchmarks.report import Progress, Report, Spread, Target, machine, publish
+from benchmarks.report import Progress, Report, Target, cell, machine, new_table, publish
 from cluster.exit_status import ExitStatus
 
 CALLERS = (1, 64, 256)
@@ -19,7 +19,7 @@ MOST = CALLERS[-1]
 CONTESTANTS = (
     Contestant(
         "silo",
-        {"echo": "agentsilo: client to silo", "echo_later": "agentsilo: the same, a handler that awaits"},
+        {"echo": "agentsilo: client to silo", "echo_later": "  same, a handler that awaits"},
         peer="silo",
     ),
     Contestant("silo-to-silo", {"echo": "agentsilo: silo to silo"}, peer="silo_to_silo", etcd=True),
@@ -32,7 +32,8 @@ TARGETS = {"grpc": 12.0, "xoscar": 8.0}
 
 NOTES = (
     "The second line of a cell is the range over the rounds. CPU is that of all processes together.",
-    f'"ours" is how many times as many calls a second a client of a silo makes in the same round, with {MOST} callers.',
+    f"Ours: a client of a silo compared with this row, {MOST} callers, round by round. Rate: how many times as many calls.",
+    "CPU: how many times as much CPU this row needs for a call.",
 )
 
 
@@ -63,38 +64,33 @@ def main(
             failed=failed,
             samples=samples,
         )
-        publish(report, [_table(comparison, rows)], notes=NOTES, json=json)
+        publish(report, [_table(comparison, rows)], notes=(*NOTES, comparison.elsewhere()), json=json)
         return verdict(failed, met=all(target.met for target in report.targets) or not check)
 
     execute(measure)
 
 
 def _target(comparison: Comparison, name: str, factor: float) -> Target:
-    return Target.at_least(factor, _ours_to(comparison, name, "echo"), f"client to silo against {name}, {MOST} callers")
-
-
-def _ours_to(comparison: Comparison, name: str, work: str) -> Spread | None:
-    return comparison.ratio(comparison.of("silo", "echo", MOST), comparison.of(name, work, MOST))
+    ratio = rate_ratio(comparison.of("silo", "echo", MOST), comparison.of(name, "echo", MOST))
+    return Target.at_least(factor, ratio, f"client to silo against {name}, {MOST} callers")
 
 
 def _table(comparison: Comparison, rows: list[Row]) -> Table:
-    table = Table(title="Remote calls of 100 bytes, 100 actors, two processes")
-    table.add_column("")
-    for name in ("p50 ms\nalone", "p99 ms\nalone", *(f"calls/s\nof {callers}" for callers in CALLERS)):
+    table = new_table("Remote calls of 100 bytes, 100 actors, two processes")
+    rates = (f"1000/s\nof {callers}" for callers in CALLERS)
+    for name in ("p50 ms\nalone", "p99 ms\nalone", *rates, f"CPU µs\nof {MOST}", "ours\nrate", "ours\nCPU"):
         table.add_column(name, justify="right")
-    table.add_column(f"CPU µs/call\nof {MOST}", justify="right")
-    table.add_column(f"ours\nof {MOST}", justify="right")
     for first in [row for row in rows if row.callers == CALLERS[0]]:
         same = {row.callers: row for row in rows if (row.contestant, row.work) == (first.contestant, first.work)}
-        cpu = same[MOST].cpu if MOST in same else None
-        ratio = _ours_to(comparison, first.contestant, first.work)
+        ours, theirs = (comparison.of(*of, MOST) for of in (("silo", "echo"), (first.contestant, first.work)))
         table.add_row(
             first.title,
-            first.p50.cell(".3f", unit=1e-3),
-            first.p99.cell(".3f", unit=1e-3),
-            *(same[callers].rate.cell() if callers in same else "" for callers in CALLERS),
-            cpu.cell(".1f", unit=1e-6) if cpu is not None else "",
-            ratio.cell(".1f") if ratio is not None else "",
+            cell(first.p50, ".2f", unit=1e-3),
+            cell(first.p99, ".2f", unit=1e-3),
+            *(cell(same[callers].rate, ".1f", unit=1e3) for callers in CALLERS),
+            cell(same[MOST].cpu, ".1f", unit=1e-6),
+            cell(rate_ratio(ours, theirs), ".1f"),
+            cell(cpu_ratio(ours, theirs), ".1f"),
         )
     return table
 

@@ -65,8 +65,23 @@ class Comparison:
         values = [figure(sample) for sample in self.of(contestant, work, callers)]
         return Spread.of(values) if values else None
 
-    def ratio(self, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Spread | None:
-        """How many times as many calls a second, round by round; None if there is no round with both."""
-        rates = {sample.round: sample.window.rate for sample in theirs}
-        ratios = [sample.window.rate / rates[sample.round] for sample in ours if sample.round in rates]
-        return Spread.of(ratios) if ratios else None
+    def elsewhere(self) -> str:
+        """A sentence on what else the machine did."""
+        shares = [sample.elsewhere for sample in self._samples if sample.elsewhere is not None]
+        if not shares:
+            return "How busy the machine was with other things is not known."
+        return f"Other programs used {Spread.of(shares).text('.0%')} of the machine's CPU meanwhile."
+
+
+def rate_ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Spread | None:
+    """How many times as many calls a second we make, round by round; None if there is no round with both."""
+    rates = {sample.round: sample.window.rate for sample in theirs}
+    ratios = [sample.window.rate / rates[sample.round] for sample in ours if sample.round in rates]
+    return Spread.of(ratios) if ratios else None
+
+
+def cpu_ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Spread | None:
+    """How many times as much CPU they need for a call, round by round; None if that is not known of both."""
+    needed = {sample.round: sample.cpu_per_call for sample in theirs if sample.cpu}
+    ratios = [needed[sample.round] / sample.cpu_per_call for sample in ours if sample.cpu and sample.round in needed]
+    return Spread.of(ratios) if ratios else None

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import msgspec
 
 from benchmarks.load import Window
 from benchmarks.peer import Place
-from benchmarks.process import Worker, WorkerFailed, cpu_seconds, start_worker
+from benchmarks.process import Worker, WorkerFailed, cpu_seconds, machine_cpu_seconds, start_worker
 from cluster.etcd import EtcdServer, EtcdServerFailed
 
 _WARM_UP = 0.25  # of the time that is measured
@@ -45,6 +46,8 @@ class Sample(msgspec.Struct):
     window: Window
     cpu: dict[str, float]
     """CPU seconds of one call, by kind of process: caller, servers, etcd."""
+    elsewhere: float | None
+    """The share of the machine's CPU that other programs used meanwhile, None where that cannot be told."""
     counts: dict[str, float]
     """By how much the servers' counters rose, all servers together."""
 
@@ -125,13 +128,16 @@ async def _sample(
     contestant: Contestant, number: int, arena: _Arena, *, work: str, callers: int, seconds: float
 ) -> Sample:
     await arena.caller.drive(work, callers=callers, seconds=seconds * _WARM_UP)
-    counts, cpu = await arena.counts(), arena.cpu()
+    counts, cpu, machine = await arena.counts(), arena.cpu(), machine_cpu_seconds()
     window = await arena.caller.drive(work, callers=callers, seconds=seconds)
-    cpu = {kind: (used - cpu[kind]) / window.calls for kind, used in arena.cpu().items()}
-    if not contestant.one_cpu_account or any(math.isnan(used) for used in cpu.values()):
-        cpu = {}
+    used = {kind: total - cpu[kind] for kind, total in arena.cpu().items()}
+    others = machine_cpu_seconds() - machine - sum(used.values())
     grown = {name: value - counts[name] for name, value in (await arena.counts()).items()}
-    return Sample(contestant.name, work, number, callers, window, cpu, grown)
+    if not contestant.one_cpu_account or math.isnan(others):
+        return Sample(contestant.name, work, number, callers, window, {}, None, grown)
+    cpu = {kind: seconds / window.calls for kind, seconds in used.items()}
+    elsewhere = max(others / (window.seconds * (os.cpu_count() or 1)), 0.0)
+    return Sample(contestant.name, work, number, callers, window, cpu, elsewhere, grown)
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,7 @@ from benchmarks.command import Check, Json, Only, Rounds, check_names, execute, 
 from benchmarks.footprint import proportional_memory
 from benchmarks.idle_activations import BASE, Idle, Measured
 from benchmarks.process import WorkerFailed, start_process
-from benchmarks.report import Progress, Report, Spread, Target, machine, publish
+from benchmarks.report import Progress, Report, Spread, Target, cell, machine, new_table, publish
 from cluster.etcd import EtcdServer, EtcdServerFailed
 from cluster.exit_status import ExitStatus
 
@@ -187,19 +187,17 @@ def _rows(samples: Sequence[Sample]) -> list[Row]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(title="Memory of an idle activation")
-    table.add_column("", no_wrap=True)
+    table = new_table("Memory of an idle activation")
     for name in ("activations", "bytes each\nin the silo", "bytes each\nin etcd"):
         table.add_column(name, justify="right")
     for row in rows:
-        etcd = row.etcd_bytes_each.cell() if row.etcd_bytes_each is not None else ""
-        table.add_row(row.title, f"{row.activations:,}", row.bytes_each.cell(), etcd)
+        figures = [cell(figure, ",.0f") for figure in (row.bytes_each, row.etcd_bytes_each)]
+        table.add_row(row.title, f"{row.activations:,}", *figures)
     return table
 
 
 def _census(sample: Sample) -> Table:
-    table = Table(title=f"Objects of each of {sample.measured.activations:,} activations: {sample.kind}")
-    table.add_column("type", no_wrap=True)
+    table = new_table(f"Objects of each of {sample.measured.activations:,} activations: {sample.kind}")
     for name in ("how many", "bytes"):
         table.add_column(name, justify="right")
     for entry in sample.measured.by_type[:_CENSUS_ROWS]:

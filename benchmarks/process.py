@@ -123,3 +123,12 @@ def cpu_seconds(pid: int) -> float:
     except OSError:
         return float("nan")
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time that all programs of the machine together have used so far; NaN where there is no /proc."""
+    try:
+        user, nice, system, _idle, _waiting, *others = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return float("nan")
+    return sum(map(int, (user, nice, system, *others))) / os.sysconf("SC_CLK_TCK")

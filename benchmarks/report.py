@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH = 120
 _PACKAGES = ("agentsilo", "grpcio", "msgspec", "protobuf", "uvloop", "xoscar", "ray")
 
 
@@ -28,14 +30,24 @@ class Spread(msgspec.Struct, frozen=True):
         """The spread of one value or more."""
         return Spread(statistics.median(values), min(values), max(values))
 
-    def cell(self, spec: str = ",.0f", *, unit: float = 1.0) -> str:
-        """Two lines for a table: the median, and the range if there is one. ``unit`` divides the values."""
-        median, least, greatest = (format(value / unit, spec) for value in (self.median, self.least, self.greatest))
-        return median if least == greatest else f"{median}\n[dim]{least}-{greatest}[/]"
-
     def text(self, spec: str = ",.1f") -> str:
         """The same in one line."""
         return f"{self.median:{spec}} ({self.least:{spec}} to {self.greatest:{spec}})"
+
+
+def cell(figure: Spread | None, spec: str, *, unit: float = 1.0) -> str:
+    """Two lines for a table: the median, and the range if there is one. ``unit`` divides the values."""
+    if figure is None:
+        return ""
+    median, least, greatest = (format(value / unit, spec) for value in (figure.median, figure.least, figure.greatest))
+    return median if least == greatest else f"{median}\n[dim]{least}-{greatest}[/]"
+
+
+def new_table(title: str) -> Table:
+    """A table whose first column has no name."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    return table
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -101,8 +113,7 @@ def publish(report: Report, tables: Sequence[Table], *, notes: Sequence[str], js
     if json is not None:
         json.write_bytes(encoded + b"\n")
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=130)
+    console = Console(width=max(console.width, _WIDTH))  # a narrow terminal may break lines, but no figure is cut off
     for table in tables:
         console.print(table)
     for target in report.targets:

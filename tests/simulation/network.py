@@ -37,6 +37,7 @@ class Pipe:
     def push(self, data: object) -> None:
         if self.held or self.network.is_blocked(self.source.host, self.target.host):
             self.held.append(data)
+            self.network.holding[self] = None
         else:
             self._last = max(self._last, self.network.arrival())
             self.network.loop.arrive(self.target, self._last, self._deliver, data, self._last)
@@ -175,6 +176,7 @@ class Network:
         self.connections: list[Connection] = []
         self.listeners: dict[str, SimListener] = {}
         self.refusing: set[str] = set()
+        self.holding: dict[Pipe, None] = {}  # in order
         self._blocked: dict[tuple[str, str], int] = {}
 
     def arrival(self) -> float:
@@ -203,10 +205,9 @@ class Network:
             self._blocked[source, target] = left
             return
         del self._blocked[source, target]
-        for connection in self.connections:
-            for pipe in connection.pipes:
-                if (pipe.source.host, pipe.target.host) == (source, target):
-                    pipe.flush()
+        for pipe in [pipe for pipe in self.holding if (pipe.source.host, pipe.target.host) == (source, target)]:
+            del self.holding[pipe]
+            pipe.flush()
 
     def _watch(self, connection: Connection) -> None:
         """Let each side give up a silent connection by its own keep-alive."""
@@ -218,7 +219,7 @@ class Network:
         connection = stream.connection
         ends = connection.hosts
         silent = self.is_blocked(*ends) or self.is_blocked(*ends[::-1])
-        if not connection.gone and (silent or any(p.frozen for p in (stream.outgoing.target,))):
+        if not stream.incoming.over and (silent or stream.outgoing.target.frozen):
             connection.give_up(stream)
 
     def freeze(self, process: Process) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.calls import CONTESTANTS
 from benchmarks.command import choose
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import cpu_ratio, rate_ratio
 from benchmarks.contest import Contestant, Sample, Terms, compete
 from benchmarks.footprint import Census
 from benchmarks.load import Window, drive, percentile
@@ -154,13 +154,14 @@ def test_percentiles_are_nearest_ranks() -> None:
 
 def test_ratios_are_of_the_same_round() -> None:
     def sample(contestant: str, number: int, calls: int) -> Sample:
-        return Sample(contestant, "echo", number, 64, Window(calls, 1.0, 0.1, 0.2), {}, {})
+        cpu = {"caller": 0.75 / calls, "servers": 0.25 / calls}
+        return Sample(contestant, "echo", number, 64, Window(calls, 1.0, 0.1, 0.2), cpu, None, {})
 
     ours = [sample("ours", number, calls) for number, calls in ((1, 100), (2, 1000), (3, 300))]
     theirs = [sample("theirs", number, calls) for number, calls in ((2, 100), (3, 100))]
-    comparison = Comparison([], [*ours, *theirs])
-    assert comparison.ratio(ours, theirs) == Spread(6.5, 3.0, 10.0)
-    assert comparison.ratio(ours, []) is None
+    assert rate_ratio(ours, theirs) == cpu_ratio(ours, theirs) == Spread(6.5, 3.0, 10.0)
+    assert rate_ratio(ours, []) is None
+    assert cpu_ratio([], theirs) is None
 
 
 def test_a_target_that_was_not_measured_is_not_met() -> None:
