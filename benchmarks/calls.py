@@ -32,7 +32,7 @@ TARGETS = {"grpc": 12.0, "xoscar": 8.0}
 
 NOTES = (
     "The second line of a cell is the range over the rounds. CPU is that of all processes together.",
-    f"Ours: a client of a silo compared with this row, {MOST} callers, round by round. Rate: how many times as many calls.",
+    f"Ours: a client of a silo against this row, {MOST} callers, in the same round. Rate: how many times as many calls.",
     "CPU: how many times as much CPU this row needs for a call.",
 )
 
