@@ -32,8 +32,8 @@ TARGETS = {"grpc": 12.0, "xoscar": 8.0}
 
 NOTES = (
     "The second line of a cell is the range over the rounds. CPU is that of all processes together.",
-    f"Ours: a client of a silo against this row, {MOST} callers, in the same round. Rate: how many times as many calls.",
-    "CPU: how many times as much CPU this row needs for a call.",
+    f"Ours: a client of a silo against this row, {MOST} callers, in the same round. Rate: times as many calls.",
+    "CPU: times as much CPU that this row needs for a call.",
 )
 
 
