@@ -176,7 +176,9 @@ class RemoteHandler:
     def stream(self, /, *args: object, **kwargs: object) -> AsyncIterator[Any]:
         """Call an async-generator handler and iterate its items while it runs.
 
-        Items are live and belong to this call. Leaving the loop early stops the sending, never the handler.
+        Items are live and belong to this call. A reader that is slow slows the handler down; one that takes nothing for
+        the default timeout is left behind with ``Timeout``. Leaving the loop early stops the sending, never the
+        handler: a generator without an end keeps its actor busy for ever.
         """
         return caller().stream(self._ref, self._name, args, kwargs)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from actors import codec, failure
 from actors.actor import Context, current_turn
 from actors.envelope import Accepted, End, Envelope, Item, Mode, Reply, Request, item_cost
-from actors.errors import ActorError, PayloadTooLarge, SerializationFailed
+from actors.errors import ActorError, PayloadTooLarge, SerializationFailed, Timeout
 from actors.handler import HandlerSpec, Lane
 
 if TYPE_CHECKING:
@@ -211,9 +211,18 @@ class Turn:
         return self.left or self.request.mode is not Mode.STREAM
 
     async def _room_for_more(self) -> None:
+        limit = self.activation.runtime.settings.call_timeout
         while self.credit <= 0 and not self.left:
             self._room = self.activation.runtime.loop.create_future()
-            await self._room
+            try:
+                async with asyncio.timeout(limit):
+                    await self._room
+            except TimeoutError:  # a reader that takes nothing must not hold the actor for ever
+                self.activation.runtime.forget_stream(self)
+                self.origin.send(
+                    failure.refusal(self.request.id, Timeout(f"{self.where}: its reader took nothing for {limit:g} s"))
+                )
+                self.leave()
 
     def add_credit(self, amount: int) -> None:
         """The reader has room again."""

@@ -258,7 +258,7 @@ class Silo:
         )
         bound = await self._transport.listen(self._listen)
         self._listen = bound  # a rejoin keeps the port
-        self.grpc = _advertised(bound, self._advertise)
+        self.grpc = advertised(bound, self._advertise, self._etcd_endpoints)
         self.runtime.transport = self._transport
 
     def _new_id(self) -> str:
@@ -419,8 +419,22 @@ def _placement_name(placement: object) -> str:
     return placement if isinstance(placement, str) else "balanced"
 
 
-def _advertised(bound: str, advertise: str | None) -> str:
+def advertised(bound: str, advertise: str | None, etcd: list[str] | None) -> str:
+    """How others reach this silo: as its operator says, or at the address from which it reaches etcd."""
     host, _, port = bound.rpartition(":")
     if advertise is not None:
         return advertise if ":" in advertise else f"{advertise}:{port}"
-    return f"{socket.getfqdn()}:{port}" if host in _EVERYWHERE else bound
+    if host not in _EVERYWHERE:
+        return bound
+    return f"{_own_address(etcd[0]) if etcd else '127.0.0.1'}:{port}"
+
+
+def _own_address(endpoint: str) -> str:
+    """The address of this machine that faces an etcd endpoint. Sends nothing: UDP only chooses a route."""
+    etcd_host, _, etcd_port = endpoint.rpartition("//")[2].rstrip("/").rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((etcd_host, int(etcd_port)))
+        except OSError as error:
+            raise ValueError(f"the address of this silo cannot be found out ({error}): give --advertise") from None
+        return str(probe.getsockname()[0])

@@ -14,6 +14,7 @@ from cluster import Credentials, Silo, connect
 from cluster.directory import StoreMismatch
 from cluster.etcd import EtcdServer, EtcdUnavailable
 from cluster.etcd.server import free_ports
+from cluster.silo import advertised
 from cluster.store import StoreInUse
 from tests.cluster.house import House, calling_from, membership_of
 from tests.cluster.house_actors import ACTORS, Counter, Diary
@@ -316,3 +317,17 @@ async def test_clients_of_a_silo_without_etcd_can_ask_it_who_is_there() -> None:
         assert [(member.name, member.endpoint) for member in await client.members()] == [("n1", n1.grpc)]
         assert await client.placements() == {"counter-1": "n1"}
         assert await client.placements("echo") == {}
+
+
+@pytest.mark.parametrize(
+    ("bound", "advertise", "expected"),
+    [
+        ("127.0.0.2:7400", None, "127.0.0.2:7400"),
+        ("0.0.0.0:7400", None, "127.0.0.1:7400"),  # where it faces an etcd on loopback
+        ("[::]:7400", None, "127.0.0.1:7400"),
+        ("0.0.0.0:7400", "h1", "h1:7400"),
+        ("0.0.0.0:7400", "h1:17400", "h1:17400"),
+    ],
+)
+def test_what_a_silo_tells_others_to_call(bound: str, advertise: str | None, expected: str) -> None:
+    assert advertised(bound, advertise, ["http://127.0.0.1:2379"]) == expected

@@ -439,7 +439,7 @@ async def test_a_reader_may_take_its_time(loop_time: LoopTime, start: Start) -> 
     items = []
     for _ in range(3):
         items.append(await soon(anext(stream)))
-        await loop_time.jump(1000)
+        await loop_time.jump(100)
     items += [item async for item in stream]
     assert items == list(range(200))
 
@@ -498,3 +498,25 @@ async def test_a_generator_without_awaits_does_not_hold_up_the_loop_when_nobody_
     await until(lambda: pours.produced > 0, "its first item")
     assert pours.produced < 200_000, "the loop was never given back while it ran"
     await soon(pours.ended.wait())
+
+
+async def test_a_reader_that_takes_nothing_is_left_behind(start: Start, loop_time: LoopTime) -> None:
+    ended = asyncio.Event()
+
+    class Pourer(Actor):
+        @handler
+        async def pour(self) -> AsyncIterator[int]:
+            for n in range(1000):
+                yield n
+            ended.set()
+
+    start(Pourer, settings=Settings(call_timeout=10))
+    stream = actor_ref("pourer-1").pour.stream()
+    assert await soon(anext(stream)) == 0
+    await settle()
+    assert not ended.is_set()
+    await loop_time.jump(11)
+    await soon(ended.wait())
+    with pytest.raises(Timeout, match=r"pourer-1.pour: its reader took nothing for 10 s"):
+        async for _ in stream:
+            pass
