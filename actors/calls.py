@@ -78,7 +78,7 @@ class AnswerCall(Call):
 class StreamCall(Call):
     """A stream read in this process: items queue up to the credit that was given."""
 
-    __slots__ = ("_error", "_items", "_owed", "_runtime", "_spec", "_waiter", "ended", "waiting_since")
+    __slots__ = ("_credited", "_error", "_items", "_owed", "_runtime", "_spec", "_waiter", "ended", "waiting_since")
 
     def __init__(self, request: Request, runtime: "Runtime", spec: HandlerSpec | None) -> None:
         super().__init__(request)
@@ -87,6 +87,7 @@ class StreamCall(Call):
         self._spec = spec
         self._items: deque[tuple[bytes, bool]] = deque()
         self._owed = 0
+        self._credited = runtime.loop.time()
         self._error: ActorError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.ended = False
@@ -128,9 +129,10 @@ class StreamCall(Call):
             await self._waiter
         payload, trusted = self._items.popleft()
         self._owed += item_cost(payload)
-        if self._owed >= STREAM_CREDIT // 2 and not self.ended:
+        if not self.ended and (self._owed >= STREAM_CREDIT // 2 or self._runtime.loop.time() > self._credited + 1):
             self._runtime.say(self, Credit(self.request.id, self._owed))
             self._owed = 0
+            self._credited = self._runtime.loop.time()  # now and then, so that a slow reader is told from a stalled one
         if self._spec is not None and self.request.typed:
             return True, self._spec.decode_result(payload, trusted=trusted)
         return True, codec.decode(payload, trusted=trusted)

@@ -234,7 +234,8 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise typer.Exit(complain(f"{text!r} is not JSON ({error}); a string needs quotes", ExitStatus.USAGE)) from None
+        hint = """a string needs quotes, a handler without arguments '{"args": []}'"""
+        raise typer.Exit(complain(f"{text!r} is not JSON ({error}); {hint}", ExitStatus.USAGE)) from None
 
 
 def _arguments(message: Any) -> tuple[list[Any], dict[str, Any]]:
