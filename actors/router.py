@@ -173,7 +173,10 @@ class Router:
         runtime = self._runtime
         held.asking = silo
         try:
-            route = await self._ask(await runtime.transport.connect(silo), address)
+            if silo == runtime.directory.silo:  # what was handed on stays here if it can: nothing can overtake it then
+                route = await runtime.own(address)
+            else:
+                route = await self._ask(await runtime.transport.connect(silo), address)
             if route.silo != runtime.directory.silo:
                 await runtime.transport.connect(route.silo)
         except (ConnectionError, ClusterUnavailable, OutcomeUnknown):

@@ -437,7 +437,7 @@ class Runtime:
                 call = self._begin_forwarding(request, origin)
             if call is not None:
                 call.order = order
-                self._router.hold(call)
+                self._router.hold(call, fence="" if bounce or self.draining else self.directory.silo)
 
     def watch_idleness(self, activation: Activation) -> None:
         """Deactivate it when it has been idle for its ``idle_timeout``."""
