@@ -6,6 +6,7 @@ import sys
 import time
 
 from tests.simulation.checks import LiveChecks
+from tests.simulation.faults import KINDS
 from tests.simulation.plants import PLANTS
 from tests.simulation.world import World
 
@@ -16,6 +17,7 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first of them")
     parser.add_argument("--seed", type=int, help="run only this one")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="switch a known bug on")
+    parser.add_argument("--faults", nargs="+", choices=KINDS, default=[], help="the kinds of faults to draw from")
     parser.add_argument("--verbose", action="store_true", help="print the whole history")
     parser.add_argument("--keep-going", action="store_true", help="run all seeds and list those that fail")
     parser.add_argument("--strict-reads", action="store_true", help="let readonly calls see only what is committed")
@@ -25,7 +27,7 @@ def main() -> int:
     started = time.monotonic()
     failed = 0
     for done, seed in enumerate(seeds, start=1):
-        if not run(seed, plant=options.plant, verbose=options.verbose, brief=options.keep_going):
+        if not run(seed, plant=options.plant, only=options.faults, verbose=options.verbose, brief=options.keep_going):
             failed += 1
             if not options.keep_going:
                 print(f"seed {seed} failed, the {done}. of this run")
@@ -37,10 +39,10 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def run(seed: int, *, plant: str | None, verbose: bool, brief: bool) -> bool:
+def run(seed: int, *, plant: str | None, only: list[str], verbose: bool, brief: bool) -> bool:
     """Run one seed; print what failed, from a second run that notes every envelope."""
-    plants = (PLANTS[plant].enter,) if plant is not None else ()
-    world = World(seed, plants=plants)
+    planted = PLANTS[plant] if plant is not None else None
+    world = World(seed, plant=planted, only=only)
     history = world.run()
     if verbose and not history.violations:
         print(history.everything())
@@ -51,15 +53,16 @@ def run(seed: int, *, plant: str | None, verbose: bool, brief: bool) -> bool:
         found = history.violations[0]
         print(f"seed {seed}: {found.check} in phase {found.phase}: {found.id} {found.address}: {found.actual[:150]}")
         return False
-    again = World(seed, plants=plants, trace=True)
+    again = World(seed, plant=planted, only=only, trace=True)
     history = again.run()
     violation = history.violations[0]
     print(f"seed {seed}: {violation}\n\nfaults:")
     print("\n".join(f"  {fault}" for fault in again.faults) or "  none")
     print(f"\nhistory of {violation.address or 'everything'} (seconds, process):")
     print(history.everything() if verbose else history.about(violation))
-    planted = f" --plant {plant}" if plant is not None else ""
-    print(f"\nreplay: python -m tests.simulation --seed {seed}{planted}")
+    chosen = f" --plant {plant}" if plant is not None else ""
+    chosen += f" --faults {' '.join(only)}" if only else ""
+    print(f"\nreplay: python -m tests.simulation --seed {seed}{chosen}")
     return False
 
 

@@ -6,6 +6,7 @@ import msgspec
 
 from actors.ports import Commit, Fenced
 from actors.runtime import Runtime
+from cluster.directory import ERA_BITS
 from tests.simulation.history import History, Op
 from tests.simulation.store import SharedStore
 from tests.simulation.subjects import DURABLE, STORED
@@ -24,6 +25,7 @@ class LiveChecks:
         self.history = history
         self.committed: dict[str, list[str]] = {}
         self.opened: dict[str, int] = {}
+        self.claims: dict[str, list[tuple[float, int]]] = {}  # by address: when, and the revision
         self.owners: dict[tuple[str, int], str] = {}
         store.on_open, store.on_commit, store.on_fenced = self.on_open, self.on_commit, self.on_fenced
 
@@ -45,6 +47,10 @@ class LiveChecks:
                 actual=f"{len(entries)} entries, {entries[-3:]} last, by {process}",
             )  # fmt: skip
         self.committed[address] = entries
+
+    def on_claim(self, address: str, revision: int) -> None:
+        """The directory has a new owner for the address."""
+        self.claims.setdefault(address, []).append((self.history.loop.time(), revision))
 
     def on_fenced(self, process: str, fenced: Fenced) -> None:
         self.history.note(
@@ -73,6 +79,7 @@ class LiveChecks:
                 expected=f"no CallCycle: the chain is {op.ancestors}", actual=op.error,
             )  # fmt: skip
         self._durable(op)
+        self._owned(op)
         assert op.ended is not None
         took, allowed = op.ended - op.started, op.timeout * (1 + 1 / 64) + 0.2 + op.slack
         if op.mode != "stream" and took > allowed:
@@ -80,6 +87,21 @@ class LiveChecks:
                 "calls end by their deadline", op.id, address=op.address, expected=f"an end within {allowed:.2f} s",
                 actual=f"{op} after {took:.2f} s",
             )  # fmt: skip
+
+    def _owned(self, op: Op) -> None:
+        """A turn that began when another owner had claimed the address already may run, but not answer."""
+        began = self.history.ran_when.get(op.id)
+        if op.outcome != "ok" or op.position is None or began is None:
+            return
+        revision = op.position[0] & ((1 << ERA_BITS) - 1)
+        for claimed, newer in self.claims.get(op.address, []):
+            if newer > revision and claimed < began:
+                self.history.violate(
+                    "an old owner answers nothing", op.id, address=op.address,
+                    expected=f"no answer: revision {newer} was claimed {began - claimed:.3f} s before the turn began",
+                    actual=f"{op} from revision {revision}",
+                )  # fmt: skip
+                return
 
     def _durable(self, op: Op) -> None:
         if op.outcome != "ok" or kind_of(op.address) not in DURABLE:

@@ -1,6 +1,7 @@
 """What goes wrong, when and for how long: drawn from the seed before the run, so that it can be read."""
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.simulation.directory import ETCD
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 class Fault(NamedTuple):
     start: float  # seconds into the phase
     kind: str
-    target: int  # index of a silo
+    target: int  # index of a silo; -1 is the one that has the clients' favourite actor then
     other: int  # of another one, where two are concerned
     length: float
 
@@ -27,15 +28,21 @@ KINDS = (
 )  # fmt: skip
 
 
-def draw(seed: random.Random, *, silos: int, length: float) -> list[Fault]:
-    """Each seed uses only some kinds: what all kinds together would hide shows."""
-    kinds = seed.sample(KINDS, seed.randint(1, 6))
+LONG = ("freeze", "cut_etcd", "deaf_to_etcd", "cut_off")  # interesting where they outlast the lease
+
+
+def draw(seed: random.Random, *, silos: int, length: float, only: Sequence[str] = ()) -> list[Fault]:
+    """Each seed uses only some kinds, or those in ``only``: what all kinds together would hide shows."""
+    kinds = list(only) or seed.sample(KINDS, seed.randint(1, 6))
     faults = []
     for _ in range(seed.randint(1, 7)):
         kind = seed.choice(kinds)
         target = seed.randrange(silos)
         other = seed.choice([index for index in range(silos) if index != target])
-        lasts = seed.choice((0.05, 0.5, 1.5, 3.0, 5.0)) * (0.5 + seed.random())
+        if kind in LONG and seed.random() < 0.5:
+            target = -1
+        lengths = (0.5, 3.0, 5.0, 6.0) if kind in LONG else (0.05, 0.5, 1.5, 3.0, 5.0)
+        lasts = seed.choice(lengths) * (0.5 + seed.random())
         faults.append(Fault(seed.random() * length, kind, target, other, lasts))
     return sorted(faults)
 
@@ -43,6 +50,8 @@ def draw(seed: random.Random, *, silos: int, length: float) -> list[Fault]:
 async def inflict(world: "World", fault: Fault) -> None:
     """Let it happen and be over. Runs outside of every process."""
     await world.sleep(fault.start)
+    if fault.target < 0:
+        fault = fault._replace(target=world.favoured(fault.other))
     world.history.note(f"FAULT {fault.kind} silo {fault.target} (other {fault.other}) for {fault.length:.2f} s")
     await _INFLICT[fault.kind](world, fault)
     world.history.note(f"fault {fault.kind} of silo {fault.target} is over")
@@ -91,9 +100,11 @@ async def _cut(world: "World", fault: Fault) -> None:
 
 
 async def _cut_off(world: "World", fault: Fault) -> None:
-    """The host alone, without a network. What it had sent to the store by then arrives when the network is back."""
+    """The host without a network, or alone with the clients. What it sends to the store arrives when that is back."""
     host = world.nodes[fault.target].host
-    others = [ETCD, *(node.host for node in world.nodes if node.host != host), *(c.host for c in world.clients)]
+    others = [ETCD, *(node.host for node in world.nodes if node.host != host)]
+    if int(fault.length * 1000) % 3 == 0:
+        others += [client.host for client in world.clients]
     world.store.cut_until[host] = world.loop.time() + fault.length
     for other in others:
         world.network.block(host, other)

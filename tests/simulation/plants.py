@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 
 class Plant(NamedTuple):
-    """``seeds`` must suffice to find it, by the checks named in ``finds``."""
+    """``seeds`` with the kinds of ``faults`` (all, if empty) must suffice to find it, by a check named in ``finds``."""
 
     enter: "Callable[[World], AbstractContextManager[Any]]"
     seeds: range
     finds: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
 
 def _no_fence(world: "World") -> AbstractContextManager[Any]:
@@ -140,6 +141,7 @@ def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
     return patch.object(Mailbox, "take", take)
 
 
+OLD = "an old owner answers nothing"
 EFFECTS, ORDER, REPLIES = "effects fit outcomes", "order of sender and actor", "replies are seen after their commit"
 CONVERGES, CALM, REAL_TIME = (
     "every actor answers in the end",
@@ -148,12 +150,14 @@ CONVERGES, CALM, REAL_TIME = (
 )
 
 PLANTS = {
-    "no_fence": Plant(_no_fence, range(100), ("only the highest epoch writes", "no committed effect is lost")),
-    "no_deadline": Plant(_no_deadline, range(100), (REAL_TIME,)),
+    "no_fence": Plant(
+        _no_fence, range(100), ("only the highest epoch writes", "no committed effect is lost"), ("cut_off",)
+    ),
+    "no_deadline": Plant(_no_deadline, range(100), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
     "blind_claim": Plant(_blind_claim, range(10), (CALM, "only the highest epoch writes", REAL_TIME)),
     "missed_event": Plant(_missed_event, range(25), (CONVERGES, CALM)),
-    "no_ask_first": Plant(_no_ask_first, range(40), (ORDER,)),
-    "let_in_early": Plant(_let_in_early, range(100), (ORDER,)),
+    "no_ask_first": Plant(_no_ask_first, range(40), (ORDER,), ("etcd_slow", "watch_lag")),
+    "let_in_early": Plant(_let_in_early, range(100, 160), (ORDER,)),
     "early_reply": Plant(_early_reply, range(5), (REPLIES,)),
     "no_roll_back": Plant(_no_roll_back, range(5), (EFFECTS,)),
     "lost_on_closed": Plant(_lost_on_closed, range(20), ("calls on a lost link end",)),

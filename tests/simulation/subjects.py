@@ -22,6 +22,7 @@ class Stage:
     def __init__(self, history: History, seed: random.Random) -> None:
         self.history = history
         self.random = seed
+        self.favourite = seed.choice(("ledger-a", "ledger-b", "tally-a", "diary-a"))
         self.fragile = 0.0  # how often on_activate of a Fragile fails
         self.callers: dict[str, Process] = {}
         self._serial = 0

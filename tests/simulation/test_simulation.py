@@ -25,7 +25,7 @@ def test_no_seed_breaks_a_promise() -> None:
 def test_a_planted_bug_is_found(name: str) -> None:
     plant = PLANTS[name]
     for seed in plant.seeds:
-        violations = World(seed, plants=(plant.enter,)).run().violations
+        violations = World(seed, plant=plant).run().violations
         if any(violation.check in plant.finds for violation in violations):
             return
     pytest.fail(f"{name} was not found in seeds {plant.seeds}: python -m tests.simulation --plant {name}")

@@ -26,6 +26,19 @@ class Workload:
         self.weights = [seed.random() for _ in _KINDS]
 
     async def run(self) -> None:
+        steady = asyncio.create_task(self._hold_on_to(self.stage.favourite))
+        await self._wander()
+        await steady
+
+    async def _hold_on_to(self, address: str) -> None:
+        """Keep one actor awake that all clients share: who cannot see a new owner goes on with the old one."""
+        while self.running and self.stage.history.phase in ("start", "calm", "faults"):
+            await asyncio.sleep(0.2 + self.random.random() * 0.2)
+            op = self._op(address, self.random.choice(("count", "jot")))
+            op.appends = op.handler == "jot"
+            await self._call(op, *([op.id] if op.appends else []))
+
+    async def _wander(self) -> None:
         while self.running:
             await asyncio.sleep(self.random.expovariate(1 / self.pace))
             kind = self.random.choices(_KINDS, self.weights)[0]

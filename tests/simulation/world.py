@@ -4,7 +4,7 @@ import asyncio
 import gc
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -27,6 +27,7 @@ from tests.simulation.history import History, Op
 from tests.simulation.log_records import recorded
 from tests.simulation.loop import PROCESS, START, Process, SimLoop, Stuck
 from tests.simulation.network import Network, SimDial, SimLink, SimListener
+from tests.simulation.plants import Plant
 from tests.simulation.store import SharedStore, SimStore
 from tests.simulation.subjects import STAGE, SUBJECTS, Stage
 from tests.simulation.workload import ADDRESSES, Workload
@@ -111,7 +112,9 @@ class Node:
             return
         task = self.world.loop.spawn(process, silo.stop())
         started = self.world.loop.time()
+        self.world.history.disturb()  # what it hands on goes another way than what its senders send next
         await self.world.wait_for(task, process)
+        self.world.history.disturb()
         took = self.world.loop.time() - started - self.world.frozen_for.get(process, 0.0)
         if took > 12:
             self.world.history.violate("a drain ends", self.name, expected="an end within 12 s", actual=f"{took:.1f} s")
@@ -120,11 +123,14 @@ class Node:
 
 
 class World:
-    """Everything of one run. ``plants`` are entered around it, ``trace`` notes every envelope."""
+    """Everything of one run.
 
-    def __init__(self, seed: int, *, plants: tuple[Any, ...] = (), trace: bool = False) -> None:
+    ``plant`` is a known bug to switch on, ``only`` the kinds of faults to draw from; ``trace`` notes every envelope.
+    """
+
+    def __init__(self, seed: int, *, plant: Plant | None = None, only: Sequence[str] = (), trace: bool = False) -> None:
         self.seed = seed
-        self.plants = plants
+        self.plant = plant
         self.trace = trace
         self.random = random.Random(f"{seed} world")
         self.loop = SimLoop(random.Random(f"{seed} loop"))
@@ -144,7 +150,8 @@ class World:
         self.client_tasks: list[asyncio.Task[None]] = []
         self.client_runtimes: dict[str, Runtime] = {}
         self.workloads: list[Workload] = []
-        self.faults = faults.draw(self.random, silos=len(self.nodes), length=FAULTS)
+        only = only or (plant.faults if plant is not None else ())
+        self.faults = faults.draw(self.random, silos=len(self.nodes), length=FAULTS, only=only)
 
     # -- what the faults and nodes use ------------------------------------------------------------------------------
 
@@ -163,6 +170,13 @@ class World:
 
     def client_host(self, index: int) -> str:
         return f"127.0.1.{index + 1}"
+
+    def favoured(self, other: int) -> int:
+        """The index of the silo that has the clients' favourite actor; if none has it, a neighbour of ``other``."""
+        entry = self.etcd.kvs.get(f"/default/actors/{self.stage.favourite.replace('-', '/', 1)}")
+        owner = entry.value.decode().partition(".")[0] if entry is not None else ""
+        names = [node.name for node in self.nodes]
+        return names.index(owner) if owner in names else (other + 1) % len(names)
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -206,8 +220,8 @@ class World:
             ):
                 stack.enter_context(patch(f"{module}.{name}", fake))
             stack.enter_context(patch.object(Turn, "__hash__", lambda turn: turn.request.id))
-            for plant in self.plants:
-                stack.enter_context(plant(self))
+            if self.plant is not None:
+                stack.enter_context(self.plant.enter(self))
             gc.disable()  # finalizers run where the program says, not where memory runs short
             try:
                 yield
@@ -217,7 +231,7 @@ class World:
     async def _main(self) -> None:
         for node in self.nodes:
             await node.start()
-        for index in range(self.random.randint(1, 3)):
+        for index in range(self.random.randint(2, 3)):
             process = self.process(f"client{index}", self.client_host(index))
             self.clients.append(process)
             seed = random.Random(f"{self.seed} client {index}")
@@ -360,6 +374,8 @@ class World:
         name, value = event.kv.key.removeprefix("/default/"), event.kv.value.decode()
         if name.startswith("actors/"):
             address = name.removeprefix("actors/").replace("/", "-", 1)
+            if value:
+                self.live.on_claim(address, event.kv.mod_revision)
             told = f"owned by {value}" if value else "released"
             self.history.note(f"etcd: {told} (revision {event.kv.mod_revision})", address=address)
         elif name.startswith("silos/"):
