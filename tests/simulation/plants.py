@@ -141,6 +141,7 @@ def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
     return patch.object(Mailbox, "take", take)
 
 
+FENCED = "only the highest epoch writes"
 OLD = "an old owner answers nothing"
 EFFECTS, ORDER, REPLIES = "effects fit outcomes", "order of sender and actor", "replies are seen after their commit"
 CONVERGES, CALM, REAL_TIME = (
@@ -153,10 +154,10 @@ PLANTS = {
     "no_fence": Plant(
         _no_fence, range(100), ("only the highest epoch writes", "no committed effect is lost"), ("cut_off",)
     ),
-    "no_deadline": Plant(_no_deadline, range(100), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
-    "blind_claim": Plant(_blind_claim, range(10), (CALM, "only the highest epoch writes", REAL_TIME)),
+    "no_deadline": Plant(_no_deadline, range(40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
+    "blind_claim": Plant(_blind_claim, range(10), (CALM, FENCED, REAL_TIME)),
     "missed_event": Plant(_missed_event, range(25), (CONVERGES, CALM)),
-    "no_ask_first": Plant(_no_ask_first, range(40), (ORDER,), ("etcd_slow", "watch_lag")),
+    "no_ask_first": Plant(_no_ask_first, range(60), (ORDER,), ("short_freeze",)),
     "let_in_early": Plant(_let_in_early, range(100, 160), (ORDER,)),
     "early_reply": Plant(_early_reply, range(5), (REPLIES,)),
     "no_roll_back": Plant(_no_roll_back, range(5), (EFFECTS,)),
