@@ -34,7 +34,7 @@ from tests.simulation.workload import ADDRESSES, Workload
 
 TTL = 2
 SETTINGS = Settings(call_timeout=6.0, delivery_timeout=3.0, activation_timeout=3.0)
-CALM, FAULTS, RECOVERY, AFTER = 1.5, 9.0, 14.0, 1.5  # seconds of each phase
+CALM, FAULTS, RECOVERY, AFTER = 1.5, 9.0, 10.0, 1.5  # seconds of each phase
 LIMIT = 120.0  # virtual seconds for a whole run
 
 
