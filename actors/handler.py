@@ -4,7 +4,6 @@ import dis
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
 from enum import Enum
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
@@ -205,8 +204,10 @@ class HandlerSpec:
                 annotations = tuple(self._arguments[p.name] for p in self.parameters[:count])
                 found = codec.decoder(tuple[annotations] if count else tuple[()], trusted=trusted)  # type: ignore[valid-type]
                 self._by_arity[count, trusted] = found
-            with suppress(Exception):  # the slow way finds which argument it was, or that a pickle fits after all
+            try:
                 return found.decode(payload), {}
+            except Exception:  # noqa: S110  # the slow way finds which argument it was, or that a pickle fits after all
+                pass
         return self._decode_one_by_one(payload, trusted=trusted)
 
     def _decode_one_by_one(self, payload: bytes, *, trusted: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:

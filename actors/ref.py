@@ -138,7 +138,7 @@ class ActorRef:
     def __getattr__(self, name: str) -> "RemoteHandler":
         if name.startswith("_"):
             raise AttributeError(name)
-        if self._actor is not None and name not in self._actor.handler_names():
+        if self._actor is not None and name not in self._actor._handlers:
             known = ", ".join(sorted(self._actor.handler_names())) or "none"
             raise AttributeError(f"{self._actor.__name__} has no handler {name!r} (handlers: {known})")
         return RemoteHandler(self, name)

@@ -121,7 +121,7 @@ class Turn:
         if state is None and not self._must_wait():
             self.activation.settle(self, answer)
         else:
-            self.task = self.activation.runtime.loop.create_task(self._commit(answer, state))
+            self.task = self.activation.runtime.loop.create_task(self._finish(answer, state))
 
     def _call_now(self) -> tuple[Envelope, bytes | None]:
         try:
@@ -141,13 +141,22 @@ class Turn:
         current_turn.set(self)
         try:
             answer, state = await self._call()
+            if state is None and not self._must_wait():
+                self.activation.settle(self, answer)
+            else:
+                await self._commit(answer, state)
         except Exception as error:  # of the engine: the turn must end all the same
             self._broken(error)
-            return
-        if state is None and not self._must_wait():
-            self.activation.settle(self, answer)
-        else:
+        finally:
+            self.task = None  # a task holds its context, and that this turn: without the cycle both go at once
+
+    async def _finish(self, answer: Envelope, state: bytes | None) -> None:
+        try:
             await self._commit(answer, state)
+        except Exception as error:  # of the engine
+            self._broken(error)
+        finally:
+            self.task = None
 
     async def _call(self) -> tuple[Envelope, bytes | None]:
         try:
@@ -245,10 +254,11 @@ class Turn:
         except Exception as error:  # whatever a value's own pickling raises
             text = f"{self.where}: its {what} ({type(value).__name__}) cannot be serialized: {error}"
             raise _Unsendable(SerializationFailed(f"{text}; the turn committed nothing")) from error
-        try:
-            runtime.check_size(payload, f"{self.where}: its {what}")
-        except PayloadTooLarge as error:
-            raise _Unsendable(error) from None
+        if len(payload) > runtime.settings.max_payload:
+            try:
+                runtime.check_size(payload, f"{self.where}: its {what}")
+            except PayloadTooLarge as error:
+                raise _Unsendable(error) from None
         return payload
 
     def _succeeded(self, value: object) -> tuple[Envelope, bytes | None]:

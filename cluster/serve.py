@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -34,6 +35,10 @@ def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ImportError:
         factory = None
+    # What is loaded now stays, and calls under way are no garbage: with Python's own thresholds each burst of calls
+    # would make the collector walk over every activation.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main())
 
