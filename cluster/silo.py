@@ -412,7 +412,7 @@ def _check_listen(option: str, address: str | None) -> None:
     if address is not None:
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f'{option} must be "host:port" with a port up to 65535, not {address!r}')
+            raise ValueError(f'the {option} address {address!r} must be "host:port" with a port up to 65535')
 
 
 def _placement_name(placement: object) -> str:

@@ -181,8 +181,10 @@ class Network:
 
     def arrival(self) -> float:
         """When something that is sent now arrives: mostly soon, now and then late."""
-        late = 30 if self.random.random() < 0.02 else 1
-        return self.loop.time() + self.latency * (0.2 + self.random.random()) * late
+        spread = self.latency * (0.2 + self.random.random())
+        if self.random.random() < 0.02:
+            spread = min(spread * 30, 0.2)  # two in a row must not cost a lease
+        return self.loop.time() + spread
 
     def is_blocked(self, source: str, target: str) -> bool:
         return (source, target) in self._blocked
