@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 
 class Plant(NamedTuple):
-    """``seeds`` with the kinds of ``faults`` (all, if empty) must suffice to find it, by a check named in ``finds``."""
+    """``seeds`` must suffice to find it by a check named in ``finds``, with these kinds of faults and calls (or all).
+
+    With chosen kinds of calls all clients call the same few actors.
+    """
 
     enter: "Callable[[World], AbstractContextManager[Any]]"
     seeds: range
     finds: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
 
 
 def _no_fence(world: "World") -> AbstractContextManager[Any]:
@@ -151,14 +155,12 @@ CONVERGES, CALM, REAL_TIME = (
 )
 
 PLANTS = {
-    "no_fence": Plant(
-        _no_fence, range(100), ("only the highest epoch writes", "no committed effect is lost"), ("cut_off",)
-    ),
+    "no_fence": Plant(_no_fence, range(20), (FENCED, "no committed effect is lost"), ("cut_off",)),
     "no_deadline": Plant(_no_deadline, range(40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
-    "blind_claim": Plant(_blind_claim, range(10), (CALM, FENCED, REAL_TIME)),
+    "blind_claim": Plant(_blind_claim, range(10), (CALM, FENCED, REAL_TIME, OLD)),
     "missed_event": Plant(_missed_event, range(25), (CONVERGES, CALM)),
-    "no_ask_first": Plant(_no_ask_first, range(60), (ORDER,), ("short_freeze",)),
-    "let_in_early": Plant(_let_in_early, range(100, 160), (ORDER,)),
+    "no_ask_first": Plant(_no_ask_first, range(40), (ORDER,), ("drain",), ("pipeline", "rest")),
+    "let_in_early": Plant(_let_in_early, range(40), (ORDER,), ("watch_lag",), ("pipeline", "rest")),
     "early_reply": Plant(_early_reply, range(5), (REPLIES,)),
     "no_roll_back": Plant(_no_roll_back, range(5), (EFFECTS,)),
     "lost_on_closed": Plant(_lost_on_closed, range(20), ("calls on a lost link end",)),

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from contextlib import suppress
 
 from actors import ActorError
@@ -14,7 +15,9 @@ ADDRESSES = ["ledger-a", "ledger-b", "ledger-c", "ledger-d", "fragile-a", "tally
 class Workload:
     """One client's sessions. All calls of a client come from one sender."""
 
-    def __init__(self, stage: Stage, client: str, seed: random.Random, *, pace: float) -> None:
+    def __init__(
+        self, stage: Stage, client: str, seed: random.Random, *, pace: float, only: Sequence[str] = ()
+    ) -> None:
         self.stage = stage
         self.client = client
         self.random = seed
@@ -22,8 +25,8 @@ class Workload:
         self.running = True
         self.open: set[asyncio.Task[None]] = set()
         count = seed.randint(3, len(ADDRESSES))
-        self.addresses = sorted(seed.sample(ADDRESSES, count))
-        self.weights = [seed.random() for _ in _KINDS]
+        self.addresses = sorted(seed.sample(ADDRESSES, count)) if not only else ADDRESSES[:3]
+        self.weights = [seed.random() * (not only or kind.__name__ in only) for kind in _KINDS]
 
     async def run(self) -> None:
         steady = asyncio.create_task(self._hold_on_to(self.stage.favourite))

@@ -235,7 +235,8 @@ class World:
             process = self.process(f"client{index}", self.client_host(index))
             self.clients.append(process)
             seed = random.Random(f"{self.seed} client {index}")
-            workload = Workload(self.stage, process.name, seed, pace=seed.choice((0.1, 0.2, 0.4)))
+            calls = self.plant.calls if self.plant is not None else ()
+            workload = Workload(self.stage, process.name, seed, pace=seed.choice((0.1, 0.2, 0.4)), only=calls)
             self.workloads.append(workload)
             self.client_tasks.append(self.loop.spawn(process, self._client(workload)))
         await self._until(
