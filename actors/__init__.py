@@ -1,6 +1,8 @@
 """Virtual actors for AI agents: the model."""
 
-from actors.actor import Actor, Context
+from actors.actor import Actor
+from actors.channel import Channel, Event
+from actors.context import Context
 from actors.errors import (
     ActorError,
     ActorFailed,
@@ -8,20 +10,26 @@ from actors.errors import (
     CallCycle,
     ClusterUnavailable,
     ConnectionLost,
+    IdempotencyKeyReused,
+    Interrupted,
     MailboxFull,
+    MessageParked,
     NotAuthorized,
     OutcomeUnknown,
     PayloadTooLarge,
     Rejected,
     SerializationFailed,
     StateUnreadable,
+    StepInterrupted,
     Timeout,
     TurnInterrupted,
     UnknownActorType,
     UnknownHandler,
 )
 from actors.handler import handler
+from actors.journal import Retry
 from actors.ref import ActorRef, Receipt, actor_ref
+from actors.timer import Timer
 
 __all__ = [
     "Actor",
@@ -30,18 +38,26 @@ __all__ = [
     "ActorRef",
     "Busy",
     "CallCycle",
+    "Channel",
     "ClusterUnavailable",
     "ConnectionLost",
     "Context",
+    "Event",
+    "IdempotencyKeyReused",
+    "Interrupted",
     "MailboxFull",
+    "MessageParked",
     "NotAuthorized",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "Receipt",
     "Rejected",
+    "Retry",
     "SerializationFailed",
     "StateUnreadable",
+    "StepInterrupted",
     "Timeout",
+    "Timer",
     "TurnInterrupted",
     "UnknownActorType",
     "UnknownHandler",

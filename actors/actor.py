@@ -4,32 +4,27 @@ import inspect
 import logging
 import sys
 from abc import ABCMeta
-from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
+from actors import builtin
 from actors.address import check_key, check_type, type_name_of
+from actors.channel import Channel
+from actors.context import Context, current_turn, gathering_turn
+from actors.durations import seconds
 from actors.handler import Handler, HandlerSpec, Lane
 from actors.ref import UNSET, ActorRef, Receipt
 from actors.state import StateCodec
+from actors.timer import Timer
 
 if TYPE_CHECKING:
     from actors.activation import Activation
-    from actors.turn import Lifecycle, Turn
+    from actors.journal import Retry
+    from actors.turn import Turn
+
 
 Persist = Literal["turn", "deactivation", "never"]
-
-
-class Context(NamedTuple):
-    """What is known of the message being handled."""
-
-    sender: str
-    """Address of the actor that sent it, "" for a client."""
-    message_id: str
-    deadline: float | None
-    """When its caller stops waiting, on ``loop.time()``'s clock; None if it never does."""
-    idempotency_key: str
-    headers: dict[str, str]
 
 
 class ActorOptions(NamedTuple):
@@ -40,9 +35,6 @@ class ActorOptions(NamedTuple):
     max_queue: int = 1000
     placement: str | Callable[..., str] = "balanced"
     public: bool = False
-
-
-current_turn: ContextVar["Turn | Lifecycle"] = ContextVar("agentsilo_turn")
 
 
 if TYPE_CHECKING:
@@ -61,11 +53,11 @@ else:
 class Actor(metaclass=_ActorMeta):
     """Base of all actors. An actor processes its messages one at a time and lives at an address for ever.
 
-    Class options: ``type`` (default: the class name in snake_case), ``persist`` ("turn": state is durable when a turn's
-    reply leaves; "deactivation": stored when the actor goes to sleep; "never"), ``idle_timeout`` (seconds without a
-    message after which it is put to sleep), ``max_queue`` (waiting messages beyond which ``MailboxFull`` is raised),
-    ``placement`` ("balanced", "local", "hash", "random", "labels:name=value" or a callable) and ``public`` (``receive``
-    may be called through the HTTP gateway).
+    Class options: ``type`` (default: the class name in snake_case), ``persist`` ("turn": what was accepted is durable
+    and takes effect once, and what a turn did is durable when its reply leaves; "deactivation": the state is stored
+    when the actor goes to sleep; "never"), ``idle_timeout`` (seconds without a message after which it is put to sleep),
+    ``max_queue`` (waiting messages beyond which ``MailboxFull`` is raised), ``placement`` ("balanced", "local", "hash",
+    "random", "labels:name=value" or a callable) and ``public`` (``receive`` may be called through the HTTP gateway).
 
     An annotation ``state: SomeClass`` (dataclass, msgspec.Struct or pydantic model whose fields all have defaults)
     gives the actor a durable state.
@@ -125,6 +117,13 @@ class Actor(metaclass=_ActorMeta):
         Changes of ``self.state`` are stored. It does not run when the silo dies or loses its lease.
         """
 
+    async def on_reminder(self, name: str) -> None:
+        """Runs as a turn of its own when the reminder ``name`` is due.
+
+        ``self.context.message_id`` is the same if it runs again after a crash.
+        """
+        self.log.warning("reminder %r is due, and the class has no on_reminder()", name)
+
     @classmethod
     def ref(cls, key: str) -> Self:
         """A typed reference to the actor of this class with that key: ``Session.ref("42").write("...")``.
@@ -171,6 +170,102 @@ class Actor(metaclass=_ActorMeta):
         """Put this activation to sleep when the running turn has ended. The next message wakes it up again."""
         self._activation.request_deactivation()
 
+    # -- durable work -----------------------------------------------------------------------------------------------
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *args: Any,
+        once: bool = False,
+        retry: "Retry | None" = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run ``function(*args, **kwargs)`` once in the life of this message, and return its result.
+
+        The result is durable before it is returned. If the silo dies, the message runs again elsewhere, and a finished
+        step returns its journaled result, or raises what it raised, without running. What it returns is a copy that has
+        been through the codec, the first time too. A body that was running when the silo died runs again, except with
+        ``once=True``: then ``StepInterrupted`` is raised instead. A plain function runs in a thread. ``retry`` runs a
+        body that raises again before that is its outcome.
+
+        Steps are known by ``name``, and by the count of the name where it repeats, so ``asyncio.gather`` and loops are
+        fine. What a body sends, publishes or reminds of is committed with its result; it must not change the state.
+        Needs ``persist="turn"`` and a running turn, else ``RuntimeError``. Raises ``SerializationFailed`` for a result
+        that cannot be stored. Cancelling the await cancels the body; nothing is journaled then.
+        """
+        return await self._turn("step").journal.step(name, function, args, kwargs, once=once, retry=retry)
+
+    def stream_step(
+        self,
+        name: str,
+        start: Callable[..., Any],
+        *args: Any,
+        resume: Callable[..., Any] | None = None,
+        channel: str | None = None,
+    ) -> AsyncIterator[Any]:
+        """Iterate what ``start(*args)`` streams, journaling every item while it comes.
+
+        ``start`` returns an async iterator, or a coroutine of one. With ``channel`` every item is published there in
+        the same commit, so that readers see it a moment later and never lose it. After a crash the journaled items are
+        yielded first, and then those of ``resume(items, *args)``. Without ``resume``, ``start`` runs anew, and the
+        channel gets a "reset" event with the offset from which readers discard. A stream that has ended never runs
+        again. Leaving the loop early closes the source. Errors as for ``step``.
+        """
+        return self._turn("stream_step").journal.stream(name, start, args, resume, channel)
+
+    def publish(self, item: object) -> Coroutine[Any, Any, None]:
+        """Add an item to the channel "output"; see ``Channel.publish``."""
+        return self.channel().publish(item)
+
+    def channel(self, name: str = "output") -> Channel:
+        """A channel of this actor."""
+        return Channel(ActorRef(self._activation.address), name)
+
+    async def remind(self, name: str, after: timedelta | float, every: timedelta | float | None = None) -> None:
+        """Let ``on_reminder(name)`` run ``after`` some time (seconds or a timedelta), and then ``every`` so often.
+
+        Durable: it wakes the actor wherever and whenever that is, at least once, with a stable ``message_id``. Times
+        that passed while nobody was there are made up for by one call. A reminder of the same name is replaced. Set
+        when the turn commits; outside of a turn, when this returns. Raises ``ValueError`` for a time in the past or a
+        period that is not positive.
+        """
+        await self._activation.runtime.set_reminder(self._activation, name, seconds("after", after), every)
+
+    async def cancel_reminder(self, name: str) -> None:
+        """Forget a reminder, if there is one of that name. Takes effect like ``remind``."""
+        await self._activation.runtime.set_reminder(self._activation, name, None, None)
+
+    def timer(
+        self,
+        callback: Callable[..., Any],
+        *args: Any,
+        after: timedelta | float,
+        every: timedelta | float | None = None,
+    ) -> Timer:
+        """Call ``callback(*args)`` as a turn of its own ``after`` some time, and then ``every`` so long after its end.
+
+        For the lifetime of this activation only; ``remind`` survives it. Raises ``ValueError`` like ``remind``.
+        """
+        number = self._activation.runtime.next_id()
+        period = None if every is None else seconds("every", every, positive=True)
+        timer = Timer(self._activation, number, callback, args, after=seconds("after", after), every=period)
+        self._activation.timers[number] = timer
+        return timer
+
+    def delete(self) -> Coroutine[Any, Any, None]:
+        """On a typed reference: see ``ActorRef.delete``. Inside the actor: erase everything when this turn commits."""
+        self._turn("delete")
+        return builtin.delete(self)
+
+    def _turn(self, what: str) -> "Turn":
+        """The turn that runs. Raises ``RuntimeError`` where there is none that could do ``what``."""
+        self._activation.check_durable()
+        turn = gathering_turn()
+        if turn is None or turn.activation is not self._activation:
+            raise RuntimeError(f"{self.address}: {what}() works only inside a running turn (and not in a readonly one)")
+        return turn
+
     def ask(self, message: object = None) -> Coroutine[Any, Any, Any]:
         """On a typed reference: see ``ActorRef.ask``. An actor that asks itself gets ``CallCycle``."""
         return self.own_ref.ask(message)
@@ -179,15 +274,14 @@ class Actor(metaclass=_ActorMeta):
         """On a typed reference: see ``ActorRef.send``. Inside the actor: a message to itself, run after this turn."""
         return self.own_ref.send(message)
 
-    def options(self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET) -> Self:
+    def options(
+        self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET, idempotency_key: str = UNSET
+    ) -> Self:
         """On a typed reference: see ``ActorRef.options``. Inside the actor: a reference to itself."""
-        return cast("Self", self.own_ref.options(timeout=timeout, headers=headers))
+        return cast("Self", self.own_ref.options(timeout=timeout, headers=headers, idempotency_key=idempotency_key))
 
 
-_LATER = {
-    "cancel_reminder", "channel", "delete", "interrupt", "on_reminder", "publish", "remind", "signal", "steering",
-    "step", "stream_step", "wait_for",
-}  # fmt: skip
+_LATER = {"interrupt", "signal", "steering", "wait_for"}
 _RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"} | _LATER
 
 
@@ -250,6 +344,8 @@ class ActorType:
         }
         receive: Any = actor.receive
         public = self.options.public or (isinstance(receive, Handler) and receive.public)
+        for name, (lane, function) in builtin.HANDLERS.items():
+            self.handlers[name] = HandlerSpec(actor, name, function, lane=lane, public=False)
         self.handlers[""] = HandlerSpec(actor, "", _plain_receive(actor), lane=Lane.TURN, public=public)
         annotation = _state_annotation(actor)
         self.state = None if annotation is None else StateCodec(actor.__name__, annotation)
@@ -265,7 +361,7 @@ class ActorType:
     @property
     def stored(self) -> bool:
         """Whether activations have anything to do with the store."""
-        return self.state is not None and self.options.persist != "never"
+        return self.options.persist == "turn" or (self.state is not None and self.options.persist == "deactivation")
 
 
 def _state_annotation(actor: type[Actor]) -> Any:

@@ -46,6 +46,10 @@ class LonelyDirectory:
         """Whether it is this one."""
         return silo == self._silo
 
+    def members(self, type_name: str = "") -> Sequence[str]:
+        """This one."""
+        return [self._silo] if not type_name or (type_name in self._types and self.open) else []
+
     async def changed(self) -> None:
         """Membership never changes."""
         await self._never.wait()

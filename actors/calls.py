@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from actors import codec, failure
-from actors.envelope import Accepted, Credit, End, Envelope, Failure, Item, Reply, Request, item_cost
+from actors.envelope import Accepted, Credit, End, Envelope, Failure, Item, Mode, Reply, Request, item_cost
 from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, Timeout
 from actors.handler import HandlerSpec
 from actors.ports import Link
@@ -23,6 +23,9 @@ class Call:
     """One request under way. ``link`` is where it was sent, None while it waits for a route or runs on this silo."""
 
     __slots__ = ("expires", "held_for", "link", "order", "request", "slot")
+
+    repeatable = False
+    """Whether it may be sent again when nobody knows what became of it."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -57,6 +60,8 @@ class AnswerCall(Call):
     """An ask or a send of this process: one answer."""
 
     __slots__ = ("future",)
+
+    repeatable = True
 
     def __init__(self, request: Request, future: "asyncio.Future[tuple[Envelope, bool]]") -> None:
         super().__init__(request)
@@ -148,9 +153,16 @@ class ForwardedCall(Call):
         self.origin = origin
         self.origin_id = origin_id
 
+    @property
+    def repeatable(self) -> bool:  # type: ignore[override]
+        """Unless items of it have been passed on."""
+        return self.request.mode is not Mode.STREAM
+
     def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
         assert isinstance(envelope, Reply | Failure | Accepted | Item | End)
         envelope.id = self.origin_id
+        if self.request.attempt and not isinstance(envelope, Item | End):
+            envelope.recorded = False  # an earlier attempt may still arrive: what is kept for it must not go yet
         self.origin.send(envelope)
         return type(envelope) is not Item
 

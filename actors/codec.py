@@ -130,8 +130,10 @@ def decode(payload: bytes | msgspec.Raw, *, trusted: bool) -> Any:
 def encode(value: object, fits: Callable[[object], bool] = is_plain) -> bytes:
     """Encode one value: as plain MessagePack if it fits, else pickled, so that it arrives as what it was.
 
-    Raises whatever the value raises when it cannot be encoded.
+    A ``msgspec.Raw`` is encoded already. Raises whatever the value raises when it cannot be encoded.
     """
+    if type(value) is msgspec.Raw:
+        return bytes(value)
     if is_plain(value) or fits(value):
         try:
             return _plain.encode(value)

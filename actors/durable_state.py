@@ -2,48 +2,64 @@
 
 from typing import Any
 
-from actors.actor import Actor, ActorType
-from actors.ports import Commit, Directory, Fenced, Store
+from actors import state_delta
+from actors.actor import Actor
+from actors.ports import Opened
+from actors.records import DELTA
 from actors.state import StateCodec
+
+_WORTH_A_DELTA = 16 * 1024  # a smaller state is written whole
+_MOST_DELTAS = 256
 
 
 class DurableState:
     """Loads an actor's state, tells whether it must be committed, and undoes what a failed turn did to it."""
 
-    __slots__ = ("_codec", "_stored", "_unstored")
+    __slots__ = ("_codec", "_delta_bytes", "_deltas", "_stored", "_unstored")
 
     def __init__(self, codec: StateCodec) -> None:
         self._codec = codec
         self._stored = codec.fresh  # what a failed turn goes back to
         self._unstored = False  # made with an id or a time in it: the next commit must keep that
+        self._deltas = -1  # how many there are on top of the stored state; -1: none is stored
+        self._delta_bytes = 0
 
-    async def load(self, address: str, epoch: int, actor_type: ActorType, *, store: Store, directory: Directory) -> Any:
-        """The state and the epoch that opened it. Raises ``StateUnreadable``, ``Fenced`` or ``StoreUnavailable``."""
-        stored = None
-        if actor_type.stored:
-            try:
-                stored = await store.open(address, epoch)
-            except Fenced as fenced:  # either the claim is stale, or the directory lost its past
-                epoch = await directory.outrun(address, fenced.stored)
-                stored = await store.open(address, epoch)
+    def restore(self, opened: Opened, address: str) -> Any:
+        """The state as it was stored, or a new one. Raises ``StateUnreadable``."""
+        stored = opened.state
         if stored is not None:
-            self._stored = stored
-            return self._codec.decode(stored, address), epoch
+            deltas = [value for key, value in opened.records.items() if key[:1] == DELTA]
+            self._deltas, self._delta_bytes = len(deltas), sum(map(len, deltas))
+            self._stored = state_delta.apply(stored, deltas) if deltas else stored
+            return self._codec.decode(self._stored, address)
         made = self._codec.new()
         encoded = self._codec.encode(made, address)
         if encoded != self._codec.fresh:
             self._stored, self._unstored = encoded, True
-        return made, epoch
+        return made
 
     def unsaved(self, state: object, address: str) -> bytes | None:
         """The bytes to commit, None if the store has them. Raises ``SerializationFailed``."""
         return self._codec.encode_checked(state, address, unless=b"" if self._unstored else self._stored)
 
-    async def commit(self, commit: Commit, store: Store) -> None:
-        """Make it durable. Raises what the store raises."""
-        await store.commit(commit)
-        assert commit.state is not None
-        self._stored, self._unstored = commit.state, False
+    def write(self, state: bytes, put: dict[bytes, bytes], drop: list[bytes]) -> bytes | None:
+        """Add to a commit what makes the stored state this one: a delta, or else (returned) all of it."""
+        room = len(state) // 2 - self._delta_bytes
+        delta = None
+        if len(state) >= _WORTH_A_DELTA and 0 <= self._deltas < _MOST_DELTAS:
+            delta = state_delta.difference(self._stored, state, limit=min(room, len(state) // 8))
+        if delta is not None:
+            put[DELTA + self._deltas.to_bytes(4, "big")] = delta
+            self._deltas += 1
+            self._delta_bytes += len(delta)
+            return None
+        drop += [DELTA + number.to_bytes(4, "big") for number in range(max(self._deltas, 0))]
+        self._deltas = self._delta_bytes = 0
+        return state
+
+    def stored(self, state: bytes) -> None:
+        """These bytes were committed."""
+        self._stored, self._unstored = state, False
 
     def committed(self, address: str) -> Any:
         """A copy of the state as of the last commit. Raises ``StateUnreadable``."""

@@ -35,6 +35,10 @@ class Request(msgspec.Struct, array_like=True, tag=1):
     headers: dict[str, str] = {}
     credit: int = 0  # STREAM: how much may be sent before Credit, see item_cost
     trusted: bool = True  # it came from an authenticated member: pickles in it may be loaded
+    attempt: int = 0  # how often it was sent before without an answer
+    done: tuple[str, ...] = ()  # message ids to this address whose recorded answers the sender has
+    number: bytes = b""  # from an actor's outbox: rises from message to message of that sender
+    previous: bytes = b""  # the number of the message before it to this address, if that may not have arrived
 
 
 class Reply(msgspec.Struct, array_like=True, tag=2):
@@ -42,6 +46,7 @@ class Reply(msgspec.Struct, array_like=True, tag=2):
 
     id: int
     payload: bytes
+    recorded: bool = False  # kept for repeats until the sender says that it has it
 
 
 class Failure(msgspec.Struct, array_like=True, tag=3):
@@ -54,12 +59,14 @@ class Failure(msgspec.Struct, array_like=True, tag=3):
     message: str = ""
     traceback: str = ""
     args: bytes = b""  # the original exception's arguments, encoded
+    recorded: bool = False
 
 
 class Accepted(msgspec.Struct, array_like=True, tag=4):
     """A SEND is in the mailbox (or durable inbox) of its actor."""
 
     id: int
+    recorded: bool = False
 
 
 class Item(msgspec.Struct, array_like=True, tag=5):

@@ -11,14 +11,17 @@
     │   ├── SerializationFailed a value cannot cross, or does not fit the handler's annotations
     │   ├── ClusterUnavailable  no silo, directory or store could be reached in time
     │   ├── CallCycle           the call came back to an actor that waits for it
+    │   ├── IdempotencyKeyReused another message had this idempotency key
     │   └── StateUnreadable     the stored state does not fit the state class; it was left untouched
     ├── OutcomeUnknown          may have run: retry only what is idempotent
     │   ├── Timeout             no answer within the deadline
-    │   └── ConnectionLost      the host of the actor was lost while the call was under way
+    │   ├── ConnectionLost      the host of the actor was lost while the call was under way
+    │   └── MessageParked       it failed again and again, or does not fit the code; an operator has to decide
     ├── ActorFailed             the actor's own code raised
     └── TurnInterrupted         somebody interrupted the turn
 
-A malformed address is a plain ``ValueError``.
+A malformed address is a plain ``ValueError``. Inside a turn two exceptions derive from ``BaseException``, so that a
+broad ``except Exception`` cannot swallow them: ``Interrupted`` and ``StepInterrupted``.
 """
 
 
@@ -69,6 +72,10 @@ class CallCycle(Rejected):
     """The call came back (A -> B -> A) to an actor whose turn is waiting for it. The message names the cycle."""
 
 
+class IdempotencyKeyReused(Rejected):
+    """Another message to the same actor had this idempotency key within the retention time. This one did not run."""
+
+
 class StateUnreadable(Rejected):
     """The stored state does not fit the state class. The message names address and field; the bytes stay untouched."""
 
@@ -83,6 +90,14 @@ class Timeout(OutcomeUnknown):
 
 class ConnectionLost(OutcomeUnknown):
     """The silo that had the message was lost before it answered."""
+
+
+class MessageParked(OutcomeUnknown):
+    """The message is run no more until an operator says so (``silo parked``).
+
+    Its handler was lost with its silo several times, or what its journal says does not fit the code any more. What its
+    finished steps did is done; the turn has committed nothing else.
+    """
 
 
 class ActorFailed(ActorError):
@@ -106,3 +121,15 @@ class ActorFailed(ActorError):
 
 class TurnInterrupted(ActorError):
     """Somebody interrupted the turn before it could answer."""
+
+
+class Interrupted(BaseException):
+    """Raised inside a running turn that somebody has interrupted."""
+
+
+class StepInterrupted(BaseException):
+    """Raised inside a turn that runs again: the silo was lost while a ``once=True`` step ran.
+
+    That step may have had effects, and is never run a second time. The handler may catch this and find out what
+    happened, or go on without it.
+    """

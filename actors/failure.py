@@ -97,6 +97,11 @@ def to_exception(failure: Failure, *, trusted: bool) -> errors.ActorError:
     return error
 
 
+def to_original(failure: Failure) -> BaseException:
+    """The exception that was raised here before, of its own type if that is loaded."""
+    return _original(failure, trusted=True) or to_exception(failure, trusted=True)
+
+
 def _original(failure: Failure, *, trusted: bool) -> BaseException | None:
     """An exception of the original type, if that is loaded here."""
     try:

@@ -148,6 +148,7 @@ class HandlerSpec:
         "_fits",
         "_result",
         "_signature",
+        "builtin",
         "fits_result",
         "function",
         "lane",
@@ -163,6 +164,7 @@ class HandlerSpec:
 
     def __init__(self, owner: type, name: str, function: Callable[..., Any], *, lane: Lane, public: bool) -> None:
         self.name = name
+        self.builtin = name.startswith("$")
         self.where = f"{owner.__name__}.{name or 'receive'}"
         self.function = function
         self.lane = lane

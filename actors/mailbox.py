@@ -19,12 +19,24 @@ class Mailbox:
         self._bytes = 0
         self._turns: deque[Turn] | None = None  # most activations are idle most of the time
 
-    def put(self, turn: Turn) -> None:
-        """Add a turn. Raises ``MailboxFull``."""
+    @property
+    def is_full(self) -> bool:
+        """Whether there is room for no further message."""
+        return len(self) >= self._limit
+
+    def first(self) -> Turn:
+        """The oldest turn. Raises ``IndexError`` when empty."""
+        if self._turns is None:
+            raise IndexError
+        return self._turns[0]
+
+    def put(self, turn: Turn, *, beyond_limit: bool = False) -> None:
+        """Add a turn. Raises ``MailboxFull``, except for what was accepted before (``beyond_limit``)."""
         if self._turns is None:
             self._turns = deque()
         size = len(turn.request.payload)
-        if len(self._turns) >= self._limit or (self._turns and self._bytes + size > self._limit_bytes):
+        full = len(self._turns) >= self._limit or (self._turns and self._bytes + size > self._limit_bytes)
+        if full and not beyond_limit:
             raise MailboxFull(
                 f"{turn.request.address}: {len(self._turns)} messages ({self._bytes} bytes) wait already, the limit is "
                 f"{self._limit} ({self._limit_bytes} bytes); send less or later, or raise max_queue"
@@ -47,7 +59,7 @@ class Mailbox:
         turns = list(self.drain())
         for turn in turns:
             if turn.spec.lane is Lane.TURN:
-                self.put(turn)
+                self.put(turn, beyond_limit=True)
         return [turn for turn in turns if turn.spec.lane is not Lane.TURN]
 
     def drain(self) -> Iterator[Turn]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from actors.calls import Call, StreamCall
 from actors.deadlines import Deadlines
-from actors.errors import ActorError
+from actors.errors import ActorError, ConnectionLost, Rejected
 
 
 class PendingCalls:
@@ -51,6 +51,8 @@ class PendingCalls:
     def end(self, call: Call, error: ActorError) -> None:
         """End a call without an answer."""
         if self.close(call):
+            if call.request.attempt and isinstance(error, Rejected):  # an earlier attempt may have got through
+                error = ConnectionLost(f"{error}; the silo that had the message before was lost, and it may have run")
             call.fail(error)
 
     def end_all(self, reason: Callable[[Call], ActorError]) -> None:

@@ -5,19 +5,24 @@ cluster can run in one process on a virtual clock. Each port has one conformance
 runs over every adapter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from actors.envelope import Envelope
 
 
 class Clock(Protocol):
-    """Time that never jumps: monotonic, and counting on while the machine sleeps."""
+    """Two kinds of time."""
 
     def now(self) -> float:
-        """Seconds since an arbitrary point."""
+        """Seconds since an arbitrary point. Never jumps: monotonic, and counting on while the machine sleeps."""
+        ...
+
+    def time(self) -> float:
+        """Seconds since 1970, UTC. May jump: only for what has to outlive this process (reminders, retention)."""
         ...
 
 
@@ -54,6 +59,10 @@ class Directory(Protocol):
 
     def is_member(self, silo: str) -> bool:
         """Whether the silo is a live member, as far as this one knows."""
+        ...
+
+    def members(self, type_name: str = "") -> Sequence[str]:
+        """The live members, sorted; of a type: those that host it and are not draining."""
         ...
 
     async def changed(self) -> None:
@@ -94,22 +103,58 @@ class StoreUnavailable(Exception):
     """The store could not do it now (disk full, database away). Nothing of the refused operation took effect."""
 
 
-class Commit(msgspec.Struct, frozen=True):
-    """The effects of one turn: all or none of them are applied.
+COLD = b"\x80"
+"""Records whose key is below this are *hot*: ``Store.open`` returns them. The others are read when they are needed."""
 
-    ``state`` None leaves the stored state as it is.
+FLAGGED = b"\x05"
+"""Records whose key begins with this can be listed over all addresses: what an operator has to look at."""
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """The effects of one turn, or of a part of it: all or none of them are applied.
+
+    Applied in this order: ``erase``, ``cut``, ``drop``, then everything else. A record is a value (bytes, may be empty,
+    up to 128 MiB) under a key (1 to 700 bytes) of the address.
     """
 
     address: str
     epoch: int
     state: bytes | None = None
+    """The new state; None leaves the stored one as it is."""
+    put: Mapping[bytes, bytes] = {}
+    """Records to write, by key."""
+    drop: Sequence[bytes] = ()
+    """Keys of records to remove, there or not."""
+    cut: Sequence[tuple[bytes, bytes]] = ()
+    """Ranges of keys to remove: from the first of a pair, up to but not including the second."""
+    erase: bool = False
+    """Remove the state, all records and the wake-up time: everything of the address but its epoch."""
+    wake: float | UnsetType | None = UNSET
+    """When somebody must see to the address even if nobody calls (seconds since 1970, UTC); None: never."""
+    asleep: bool = False
+    """The activation goes: from now on its wake-up time is for any silo to see to, and not for its host."""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What a store has of an address: its state and its hot records, in the order of their keys."""
+
+    state: bytes | None = None
+    records: dict[bytes, bytes] = {}
+
+
+class Due(msgspec.Struct, frozen=True, order=True):
+    """An address that somebody must see to since ``wake``."""
+
+    wake: float
+    address: str
 
 
 class Store(Protocol):
     """Durable records of actors, fenced by epoch inside the store.
 
-    Operations of one address are applied in the order of the calls. When an await returns, the effect is durable.
-    Cancelling an await does not undo or prevent the effect. All raise ``StoreUnavailable``.
+    Writing operations (open, commit) of one address are applied in the order of the calls. When an await returns, the
+    effect is durable; the awaits of one address return in the order of the calls. Reading operations see everything whose await has returned before they were called, by whatever
+    silo, and may see more. Cancelling an await does not undo or prevent the effect. All raise ``StoreUnavailable``.
     """
 
     @property
@@ -117,19 +162,40 @@ class Store(Protocol):
         """The random id that the store got when it was created: two silos with one id share one store."""
         ...
 
-    async def open(self, address: str, epoch: int) -> bytes | None:
-        """Raise the address's epoch to ``epoch`` and return its stored state, in one step.
+    async def open(self, address: str, epoch: int, host: str = "") -> Opened:
+        """Raise the address's epoch to ``epoch``, note its host, and return what is stored, in one step.
 
         Equal epochs may open again. Raises ``Fenced`` if a higher epoch has opened the address.
         """
         ...
 
     async def commit(self, commit: Commit) -> None:
-        """Apply one turn's effects. Raises ``Fenced`` unless ``commit.epoch`` is the address's highest epoch."""
+        """Apply the effects of one turn. Raises ``Fenced`` unless ``commit.epoch`` is the address's highest epoch."""
         ...
 
-    async def delete(self, address: str, epoch: int) -> None:
-        """Erase everything of the address but its epoch, fenced like a commit."""
+    async def read(
+        self, address: str, first: bytes, last: bytes, *, limit: int, newest: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Committed records from key ``first`` up to but not including ``last``, at most ``limit`` of them, by key.
+
+        ``newest``: the last ones of the range instead of the first, still in ascending order. Hot and cold ones alike;
+        no epoch is needed.
+        """
+        ...
+
+    async def due(self, before: float, *, hosts: Collection[str], after: Due | None = None, limit: int) -> list[Due]:
+        """Addresses whose wake-up time is at most ``before`` and whose host is none of ``hosts``, soonest first.
+
+        An address without a host is everybody's. ``after``: only what is sorted behind that (wake, address).
+        """
+        ...
+
+    async def flagged(self, *, after: tuple[str, bytes] = ("", b""), limit: int) -> list[tuple[str, bytes, bytes]]:
+        """Flagged records of all addresses as (address, key, value), by address and key, from behind ``after``."""
+        ...
+
+    async def state(self, address: str) -> bytes | None:
+        """The committed state; no epoch is needed."""
         ...
 
     async def raise_era(self, atleast: int) -> int:

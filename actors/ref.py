@@ -10,6 +10,7 @@ from actors.address import parse_address
 
 if TYPE_CHECKING:
     from actors.actor import Actor
+    from actors.channel import Channel
 
 
 UNSET: Any = object()
@@ -29,6 +30,7 @@ class Options(NamedTuple):
 
     timeout: float | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    idempotency_key: str = ""
 
 
 class Caller(Protocol):
@@ -43,6 +45,8 @@ class Caller(Protocol):
     def stream(
         self, ref: "ActorRef", handler: str, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> AsyncIterator[Any]: ...
+
+    async def publish(self, ref: "ActorRef", channel: str, item: object) -> None: ...
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("agentsilo_runtime", default=None)
@@ -118,11 +122,29 @@ class ActorRef:
         """Send a message to ``receive`` and return once it is accepted, without waiting for it to be processed."""
         return caller().send(self, "", (message,), {})
 
-    def options(self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET) -> "ActorRef":
+    def delete(self) -> Coroutine[Any, Any, None]:
+        """Erase state, journal, channels, reminders and everything else that is stored of the actor.
+
+        Runs as a turn, after the messages that came before. The address lives on: the next message finds a new actor.
+        Its channels end for their readers; should there be new ones, their offsets go on above the old.
+        """
+        return caller().ask(self, "$delete", (), {})
+
+    def channel(self, name: str = "output") -> "Channel":
+        """A channel of the actor, to read and to publish to. Raises ``ValueError`` for a malformed name."""
+        from actors.channel import Channel
+
+        return Channel(self, name)
+
+    def options(
+        self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET, idempotency_key: str = UNSET
+    ) -> "ActorRef":
         """Return a reference to the same actor whose calls use these options.
 
         ``timeout``: seconds that a call waits for its result, or a stream for its next item; None waits for ever.
-        ``headers``: strings that the handler finds in ``self.context.headers``.
+        ``headers``: strings that the handler finds in ``self.context.headers``. ``idempotency_key`` (1 to 256 bytes):
+        every message with this key to this actor, within the retention time of 24 hours, is the same message: it runs
+        once, and all get its answer. Another message with the key is refused with ``IdempotencyKeyReused``.
         """
         new = self._options or Options()
         if timeout is not UNSET:
@@ -133,6 +155,10 @@ class ActorRef:
             if not all(isinstance(text, str) for item in headers.items() for text in item):
                 raise TypeError(f"headers must be strings with string names, not {headers!r}")
             new = new._replace(headers=tuple(headers.items()))
+        if idempotency_key is not UNSET:
+            if not 0 < len(idempotency_key.encode()) <= 256:
+                raise ValueError(f"idempotency_key must be text of 1 to 256 bytes, not {idempotency_key!r}")
+            new = new._replace(idempotency_key=idempotency_key)
         return ActorRef(self.address, actor=self._actor, options=new)
 
     def __getattr__(self, name: str) -> "RemoteHandler":

@@ -2,26 +2,41 @@
 
 import asyncio
 import contextvars
-import itertools
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from actors import codec, failure
 from actors.activation import Activation
-from actors.actor import Actor, ActorType, current_turn
+from actors.actor import Actor, ActorType
 from actors.address import is_address, parse_address
+from actors.agenda import Agenda
+from actors.builtin import PUBLISH
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
-from actors.envelope import Credit, Envelope, Leave, Located, Mode, NotHere, Query, Reply, Request, Resolve
-from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, PayloadTooLarge, Rejected, UnknownActorType
-from actors.handler import HandlerSpec
+from actors.context import current_turn, gathering_turn
+from actors.durable import Write
+from actors.durations import seconds
+from actors.effects import Effects
+from actors.envelope import Accepted, Credit, Envelope, Leave, Located, Mode, NotHere, Query, Reply, Request, Resolve
+from actors.errors import (
+    ActorError,
+    ClusterUnavailable,
+    ConnectionLost,
+    Rejected,
+    SerializationFailed,
+    UnknownActorType,
+)
+from actors.handler import HandlerSpec, Lane
 from actors.idleness import Idleness
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
+from actors.records import ChannelItem, Reminder
 from actors.ref import ActorRef, Receipt, current_caller
+from actors.requests import Requests
 from actors.router import Router
 from actors.settings import Settings
 from actors.turn import Turn
@@ -29,7 +44,6 @@ from actors.turn import Turn
 log = logging.getLogger("actors")
 
 _STOPPED = "its silo was stopped"
-_NO_HEADERS: dict[str, str] = {}
 
 
 class LocalCaller:
@@ -80,8 +94,8 @@ class Runtime:
         )
         self._claims: dict[str, asyncio.Future[Route]] = {}
         self._idleness = Idleness(self.loop)
-        self._ids = itertools.count(1)
-        self._name = secrets.token_hex(8)  # with the counter: message ids that are unique in the cluster
+        self.requests = Requests(self.settings)
+        self._agenda = Agenda(self)
         self._router = Router(self)
         # Once a silo was told NotHere, it is told so for every request until it asks again where the address is: else
         # one that comes when the actor has just been activated here would overtake those that are on their way back.
@@ -97,16 +111,33 @@ class Runtime:
     async def ask(self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         """Request and reply. See ``ActorRef.ask``."""
         spec = self._spec(ref, handler)
-        envelope, trusted = await self._answer(self._request(ref, handler, args, kwargs, Mode.ASK, spec), ref)
+        request = self.requests.make(ref, handler, args, kwargs, Mode.ASK, spec)
+        turn = gathering_turn()
+        if turn is not None:
+            await turn.admitted()  # nobody may hear of a message that is not durable yet, if that was promised
+        call = AnswerCall(request, self.loop.create_future())
+        envelope, trusted = await self._answer(call)
         assert isinstance(envelope, Reply)
+        if envelope.recorded and not request.attempt:
+            if turn is not None:  # it may run again, and then asks again
+                turn.asked = turn.asked or []
+                turn.asked.append((request.address, request.message_id))
+            else:
+                self.requests.acknowledge([(request.address, request.message_id)])
         if spec is not None and spec.result_typed:
             return spec.decode_result(envelope.payload, trusted=trusted)
         return codec.decode(envelope.payload, trusted=trusted)
 
     async def send(self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Receipt:
         """One way. See ``ActorRef.send``."""
-        request = self._request(ref, handler, args, kwargs, Mode.SEND, self._spec(ref, handler))
-        await self._answer(request, ref)
+        request = self.requests.make(ref, handler, args, kwargs, Mode.SEND, self._spec(ref, handler))
+        turn = gathering_turn()
+        if turn is not None:
+            turn.gathered.sends.append(request)
+            return Receipt(request.message_id)
+        envelope, _ = await self._answer(AnswerCall(request, self.loop.create_future()))
+        if isinstance(envelope, Accepted) and envelope.recorded and not request.attempt:
+            self.requests.acknowledge([(request.address, request.message_id)])
         return Receipt(request.message_id)
 
     async def stream(
@@ -114,8 +145,8 @@ class Runtime:
     ) -> AsyncIterator[Any]:
         """Live items of one call. See ``RemoteHandler.stream``."""
         spec = self._spec(ref, handler)
-        call = StreamCall(self._request(ref, handler, args, kwargs, Mode.STREAM, spec), self, spec)
-        self._start(call, ref)
+        call = StreamCall(self.requests.make(ref, handler, args, kwargs, Mode.STREAM, spec), self, spec)
+        self._start(call)
         try:
             while True:
                 more, item = await call.next()
@@ -127,9 +158,63 @@ class Runtime:
                 self.say(call, Leave(call.request.id))
                 self.calls.close(call)
 
-    async def _answer(self, request: Request, ref: ActorRef) -> tuple[Envelope, bool]:
+    async def publish(self, ref: ActorRef, channel: str, item: object) -> None:
+        """See ``Channel.publish``."""
+        turn = current_turn.get(None)
+        if turn is None or turn.address != ref.address:
+            await self.ask(ref, PUBLISH, (channel, item), {})
+            return
+        durable = turn.activation.durable_side
+        where = f"{ref.address}/{channel}"
+        try:
+            payload = codec.encode(item)
+        except Exception as error:
+            raise SerializationFailed(f"{where}: {type(item).__name__} cannot be published: {error}") from error
+        self.check_size(payload, where)
+        entry = ChannelItem("item", payload)
+        if isinstance(turn, Turn) and turn.gathers:
+            turn.gathered.items.setdefault(channel, []).append(entry)
+        elif isinstance(turn, Turn) and turn.spec.lane is Lane.READ:
+            raise RuntimeError(f"{where}: a readonly handler cannot publish")
+        else:
+            effects = Effects()
+            effects.items[channel] = [entry]
+            await self._apply(turn.activation, durable.apart(effects))
+
+    async def set_reminder(
+        self, activation: Activation, name: str, after: float | None, every: timedelta | float | None
+    ) -> None:
+        """See ``Actor.remind``; ``after`` None cancels."""
+        if not 0 < len(name.encode()) <= 200:
+            raise ValueError(f"a reminder's name is text of 1 to 200 bytes, not {name!r}")
+        period = 0.0 if every is None else seconds("every", every, positive=True)
+        row = None if after is None else Reminder(secrets.token_hex(8), self.clock.time() + after, period)
+        turn = current_turn.get(None)
+        activation.check_durable()
+        if isinstance(turn, Turn) and turn.activation is activation and turn.gathers:
+            turn.gathered.reminders[name] = row
+        elif isinstance(turn, Turn) and turn.spec.lane is Lane.READ:
+            raise RuntimeError(f"{activation.address}: a readonly handler cannot set reminders")
+        else:
+            effects = Effects()
+            effects.reminders[name] = row
+            await self._apply(activation, activation.durable_side.apart(effects))
+
+    async def _apply(self, activation: Activation, write: Write) -> None:
+        if not await activation.write(write):
+            raise ClusterUnavailable(f"{activation.address}: the activation has ended; nothing was stored")
+
+    def deliver(self, request: Request) -> "asyncio.Future[tuple[Envelope, bool]]":
+        """Send a message of an actor's outbox. The result is its acceptance, or raises an ``ActorError``."""
+        request.id = self.next_id()
+        request.timeout = self.settings.delivery_timeout
         call = AnswerCall(request, self.loop.create_future())
-        self._start(call, ref)
+        call.future.add_done_callback(lambda _: self.calls.close(call))
+        self._start(call)
+        return call.future
+
+    async def _answer(self, call: AnswerCall) -> tuple[Envelope, bool]:
+        self._start(call)
         if call.future.done():
             self._spare += 1
             if self._spare >= 32:  # a caller of a local actor that answers at once must not hold up the loop
@@ -141,9 +226,9 @@ class Runtime:
         finally:
             self.calls.close(call)
 
-    def _start(self, call: Call, ref: ActorRef) -> None:
+    def _start(self, call: Call) -> None:
         if self.closed:
-            raise ClusterUnavailable(f"{ref.address}: the runtime is closed")
+            raise ClusterUnavailable(f"{call.request.address}: the runtime is closed")
         self.calls.begin(call, call.request.timeout)
         self._router.dispatch(call)
 
@@ -155,50 +240,19 @@ class Runtime:
             actor_type = ActorType.of(ref._actor)
         return actor_type.handlers.get(handler)
 
-    def _request(
-        self,
-        ref: ActorRef,
-        handler: str,
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-        mode: Mode,
-        spec: HandlerSpec | None,
-    ) -> Request:
-        where = f"{ref.address}.{handler or 'receive'}"
-        payload = codec.encode_arguments(where, args, kwargs, spec.fits if spec is not None else _never)
-        self.check_size(payload, where)
-        options = ref._options
-        timeout = (options.timeout if options is not None else None) or self.settings.call_timeout
-        number = next(self._ids)
-        turn = current_turn.get(None)
-        return Request(
-            number,
-            ref.address,
-            handler,
-            payload,
-            mode,
-            0.0 if timeout == float("inf") else timeout,
-            f"{self._name}-{number:x}",
-            turn.address if turn is not None else "",
-            turn.chain if turn is not None and mode is not Mode.SEND else (),
-            spec is not None and spec.result_typed,
-            "",
-            dict(options.headers) if options is not None and options.headers else _NO_HEADERS,
-        )
-
     def check_size(self, payload: bytes, where: str) -> None:
         """Raise ``PayloadTooLarge`` if the payload is over the limit."""
-        if len(payload) > self.settings.max_payload:
-            raise PayloadTooLarge(
-                f"{where} has {len(payload)} bytes, the limit is {self.settings.max_payload}; send a reference to the "
-                "data, or parts of it"
-            )
+        self.requests.check_size(payload, where)
+
+    def acknowledge(self, answers: list[tuple[str, str]]) -> None:
+        """The answers to these messages are needed no more."""
+        self.requests.acknowledge(answers)
 
     # -- calls under way --------------------------------------------------------------------------------------------
 
     def next_id(self) -> int:
         """A request id that was never used on any link of this runtime."""
-        return next(self._ids)
+        return self.requests.next_id()
 
     async def question(self, link: Link, question: Resolve | Query, *, about: str) -> Envelope:
         """Ask the other side of a link something and wait for its answer. Raises the ``ActorError`` that it answers."""
@@ -226,8 +280,7 @@ class Runtime:
         if call is None or call.link is not link:
             return  # it timed out, or was sent again elsewhere
         if type(envelope) is NotHere:
-            assert link is not None
-            self._router.hold(call, fence=link.peer)
+            self._router.hold(call, fence=link.peer if link is not None else "")
         elif call.on_envelope(envelope, trusted=link is None or link.trusted):
             self.calls.close(call)
 
@@ -274,7 +327,7 @@ class Runtime:
         call = ForwardedCall(request, link, request.id)
         if request.mode is Mode.STREAM:
             self._streams[link, request.id] = call
-        request.id = next(self._ids)
+        request.id = self.requests.next_id()
         # The client's own deadline ends the wait; a stream may go on for any time after its first item.
         self.calls.begin(call, 0.0 if request.mode is Mode.STREAM or not request.timeout else request.timeout + 1)
         call.order = request.id
@@ -331,6 +384,9 @@ class Runtime:
         for call in [call for call in self.calls if call.link is link]:
             if call.request.id in not_sent:
                 self._router.hold(call)  # it certainly did not arrive, so it may go elsewhere
+            elif call.repeatable and call.request.attempt < self.settings.max_attempts:
+                call.request.attempt += 1  # the actor tells from its id whether it ran
+                self._router.hold(call)
             else:
                 self.calls.end(call, call.lost())
         self._bounced = {bounced for bounced in self._bounced if bounced[0] is not link}
@@ -398,6 +454,21 @@ class Runtime:
         """Whether this silo is certainly still a member, by its own clock."""
         return self.clock.now() < self.directory.deadline
 
+    def vanish(self) -> None:
+        """Let every activation be gone as if the process had died."""
+        self.closed = True
+        dropped, self.activations = self.activations, {}
+        for activation in dropped.values():
+            activation.vanish()
+
+    def revisit(self, address: str) -> None:
+        """Something durable waits at the address, and its activation failed: try again in a while."""
+        self._agenda.revisit(address)
+
+    async def keep_agenda(self) -> None:
+        """See to addresses that have work to do and no caller, until cancelled. For a silo that is a member."""
+        await self._agenda.run()
+
     def stop_acting(self, why: str = "its silo lost its lease") -> None:
         """Drop every activation at once, committing and answering nothing: the silo may not, or will not, go on."""
         dropped, self.activations = self.activations, {}
@@ -421,20 +492,24 @@ class Runtime:
             request, origin = turn.request, turn.origin
             self.forget_stream(turn)
             call: Call | None
+            if turn.joiners:
+                self.hand_on(turn.joiners, bounce=bounce)
             unheard = turn.left or (not isinstance(origin, LocalCaller) and origin.closed)
-            if request.mode is Mode.SEND or unheard:  # nobody waits for an answer, so this runtime sees to it
+            if turn.activation.durable is not None and (unheard or turn.said):
+                continue  # it is in the durable inbox, or nobody was promised anything
+            if turn.said or unheard:  # nobody waits for an answer, so this runtime sees to it
                 request.mode = Mode.SEND
-                request.id = next(self._ids)
+                request.id = self.next_id()
                 call = AcceptedCall(request)
                 self.calls.begin(call, self.settings.delivery_timeout)
             elif isinstance(origin, LocalCaller):
                 call = self.calls.get(request.id)
                 order = max(order, request.id)
-            elif bounce and origin.peer_is_silo:
+            elif bounce and origin.peer_is_silo:  # type: ignore[union-attr]
                 origin.send(NotHere(request.id))
                 continue
             else:
-                call = self._begin_forwarding(request, origin)
+                call = self._begin_forwarding(request, origin)  # type: ignore[arg-type]
             if call is not None:
                 call.order = order
                 self._router.hold(call, fence="" if bounce or self.draining else self.directory.silo)
@@ -476,6 +551,7 @@ class Runtime:
             log.warning(
                 "%s: its turn did not end within %g s of the shutdown and is dropped", activation.address, limit
             )
+            await activation.give_back()
         left = len(self.activations)
         self.stop_acting(_STOPPED)
         return left
@@ -489,6 +565,9 @@ class Runtime:
         self.closed = True
         self._idleness.close()
         self.stop_acting(_STOPPED)
+        for call in self.calls:
+            if isinstance(call, ForwardedCall) and call.repeatable:
+                self.calls.close(call)  # its caller tries another way when its link to this silo ends
         self.calls.end_all(_closed_here)
         while self._tasks:
             for task in list(self._tasks):
@@ -497,7 +576,7 @@ class Runtime:
 
 
 def _closed_here(call: Call) -> ActorError:
-    if call.link is None:
+    if call.link is None and call.held_for:
         return ClusterUnavailable(f"{call.request.address}: closed here before the message could be delivered")
     return ConnectionLost(f"{call.request.address}: closed here before the answer came; the message may have run")
 
@@ -514,7 +593,3 @@ def actor_types(actors: Iterable[type[Actor]]) -> dict[str, ActorType]:
                 f'have the same actor type "{found.name}"; give one of them `class X(Actor, type="...")`'
             )
     return types
-
-
-def _never(_: int | str, __: object) -> bool:
-    return False

@@ -20,3 +20,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """About how much may wait in all for owners to be found."""
     max_routes: int = 100_000
     """How many addresses' owners are remembered."""
+    retention: float = 24 * 3600.0
+    """How long the answer to a message is kept for repeats of it: those with its idempotency key, and those of callers
+    that never said that they have it."""
+    max_attempts: int = 5
+    """How often a call is sent again when the silo that had it was lost, before ``ConnectionLost``."""
+    max_adoptions: int = 3
+    """How often a message is started again whose silo was lost while it ran, before it is parked."""

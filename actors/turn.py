@@ -6,11 +6,17 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from actors import codec, failure
-from actors.actor import Context, current_turn
-from actors.envelope import Accepted, End, Envelope, Item, Mode, Reply, Request, item_cost
+from actors.builtin import OWN, SUBSCRIBE, TIMER
+from actors.context import Context, current_turn
+from actors.effects import Effects
+from actors.envelope import Accepted, End, Envelope, Failure, Item, Mode, Reply, Request, item_cost
 from actors.errors import ActorError, PayloadTooLarge, SerializationFailed, Timeout
 from actors.handler import HandlerSpec, Lane
+from actors.journal import Journal, current_step
+from actors.reminders import Due
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -26,10 +32,13 @@ LIFECYCLE = "lifecycle"  # stands for the message id in the chain of calls made 
 class Lifecycle:
     """What stands in for a turn while on_activate or on_deactivate runs."""
 
-    __slots__ = ("address",)
+    __slots__ = ("activation", "address")
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    gathers = False
+
+    def __init__(self, activation: "Activation") -> None:
+        self.activation = activation
+        self.address = activation.address
 
     @property
     def context(self) -> Context:
@@ -50,16 +59,32 @@ class _Unsendable(Exception):
         self.reason = reason
 
 
+class Nobody:
+    """Where the answers to messages go that nobody waits for: reminders, timers, what a former activation left."""
+
+    closed = True
+
+    def send(self, envelope: Envelope) -> None:
+        """Say nothing."""
+
+
+NOBODY = Nobody()
+
+
 class Turn:
     """A request on its way through an activation: queued, running, settled."""
 
-    __slots__ = ("_context", "_room", "activation", "credit", "expires", "left", "origin", "request", "spec", "task")
+    __slots__ = (
+        "_admitted", "_calls", "_context", "_journal", "_room", "activation", "adoptions", "asked", "credit", "effects",
+        "expires", "joiners", "left", "number", "origin", "park_for", "recorded", "recovered", "reminder", "request",
+        "row", "said", "spec", "task",
+    )  # fmt: skip
 
     def __init__(
         self,
         activation: "Activation",
         request: Request,
-        origin: "Link | LocalCaller",
+        origin: "Link | LocalCaller | Nobody",
         spec: HandlerSpec,
         expires: float,
     ) -> None:
@@ -71,8 +96,37 @@ class Turn:
         self.task: asyncio.Task[None] | None = None
         self.credit = request.credit
         self.left = False
+        self.number = b""
+        """Of its row in the durable inbox, if it has one or will have."""
+        self.row = False
+        """Whether the store has it, or will have with a commit that is under way."""
+        self.said = False
+        """Whether a sender was told that it is accepted."""
+        self.recorded = True
+        """Whether its answer is kept for repeats."""
+        self.recovered = False
+        """Whether a former activation has left it."""
+        self.adoptions = 0
+        self.park_for: str | None = None
+        self.reminder: Due | None = None
+        self.effects: Effects | None = None
+        self.asked: list[tuple[str, str]] | None = None
+        """Address and message id of the recorded answers that this turn got."""
+        self.joiners: list[Turn] | None = None
+        self._journal: Journal | None = None
+        self._calls: dict[bytes, int] | None = None
+        self._admitted: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._context: Context | None = None
+
+    def again(self, activation: "Activation") -> "Turn":
+        """The same message for another activation."""
+        turn = Turn(activation, self.request, self.origin, self.spec, self.expires)
+        turn.credit, turn.left, turn.said, turn.joiners = self.credit, self.left, self.said, self.joiners
+        turn.recorded, turn.reminder = self.recorded, self.reminder
+        if self.request.mode is Mode.STREAM:
+            activation.runtime.remember_stream(turn)
+        return turn
 
     @property
     def address(self) -> str:
@@ -101,11 +155,75 @@ class Turn:
             return self.request.chain
         return (*self.request.chain, (self.request.address, self.request.message_id))
 
+    # -- what it does -----------------------------------------------------------------------------------------------
+
+    @property
+    def gathers(self) -> bool:
+        """Whether what it does to the world is committed with it."""
+        return self.activation.durable is not None and self.spec.lane is not Lane.READ and self.activation.runs(self)
+
+    @property
+    def answerable(self) -> bool:
+        """Whether somebody waits for its answer, or may ask for it again."""
+        return self.request.mode is not Mode.STREAM and self.request.handler not in OWN
+
+    @property
+    def waits_for_row(self) -> bool:
+        """Whether it must not start before it is durable: an earlier attempt may have taken its silo with it."""
+        return self.request.mode is Mode.SEND and self.request.attempt > 0 and not self.said
+
+    @property
+    def gathered(self) -> Effects:
+        """What it, or the step that is running now, has done to the world so far."""
+        step = current_step.get()
+        if step is not None:
+            return step.effects
+        if self.effects is None:
+            self.effects = Effects()
+        return self.effects
+
+    @property
+    def journal(self) -> Journal:
+        """Its steps. Raises ``RuntimeError`` for the turn of a timer, which is lost with its activation."""
+        if self.request.handler == TIMER:
+            raise RuntimeError(
+                f"{self.address}: a timer's turn has no steps; use remind(), or send a message to yourself"
+            )
+        if self._journal is None:
+            self._journal = Journal(self, self.activation.durable_side.journal_of(self))
+        return self._journal
+
+    @property
+    def journaled(self) -> list[bytes]:
+        """The keys of rows that go with it."""
+        return self._journal.keys if self._journal is not None else []
+
+    def check_runs(self) -> None:
+        """Raise ``CancelledError`` if it may have no effect any more."""
+        if not self.activation.runs(self):
+            raise asyncio.CancelledError(f"{self.where}: the turn is over, or was given up")
+
+    def call_id(self, digest: bytes) -> str:
+        """The id of a message that it asks another actor: the same when it runs again and asks the same."""
+        if self._calls is None:
+            self._calls = {}
+        count = self._calls[digest] = self._calls.get(digest, 0) + 1
+        return f"{self.request.message_id}/{digest.hex()}.{count}"
+
+    async def admitted(self) -> None:
+        """Return when the message itself is durable, if it was promised to be."""
+        if self.number and not self.said and self.request.mode is Mode.SEND:
+            if self._admitted is None:
+                self._admitted = self.activation.runtime.loop.create_future()
+            await asyncio.shield(self._admitted)
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
     def start(self) -> None:
         """Run the handler: at once if it cannot suspend, else as a task."""
         runtime = self.activation.runtime
         context = runtime.context.copy()
-        if self.spec.suspends or self.spec.streams:
+        if self.spec.suspends or self.spec.streams or self.recovered:
             self.task = runtime.loop.create_task(self._run(), context=context)
         else:
             context.run(self._run_now)
@@ -118,7 +236,7 @@ class Turn:
         except Exception as error:  # of the engine: the turn must end all the same
             self._broken(error)
             return
-        if state is None and not self._must_wait():
+        if self._can_settle(state):
             self.activation.settle(self, answer)
         else:
             self.task = self.activation.runtime.loop.create_task(self._finish(answer, state))
@@ -141,7 +259,9 @@ class Turn:
         current_turn.set(self)
         try:
             answer, state = await self._call()
-            if state is None and not self._must_wait():
+            if self.park_for is not None:
+                await self.activation.park(self, self.park_for)
+            elif self._can_settle(state):
                 self.activation.settle(self, answer)
             else:
                 await self._commit(answer, state)
@@ -166,15 +286,29 @@ class Turn:
             return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
         result = None
         try:
-            if self.spec.streams:
-                await self._pump(self.spec.function(self.activation.actor_for(self), *args, **kwargs))
-            else:
-                result = await self.spec.function(self.activation.actor_for(self), *args, **kwargs)
+            try:
+                if self.spec.streams:
+                    await self._pump(self.spec.function(self.activation.actor_for(self), *args, **kwargs))
+                else:
+                    result = await self.spec.function(self.activation.actor_for(self), *args, **kwargs)
+            finally:
+                if self._journal is not None or (self.recovered and self.request.handler != TIMER):
+                    await self.journal.finish()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            if self.task is not None and not self.activation.runs(self):
+                raise  # it was cancelled, and its caller told so
             return self._failed(error), None
         return self._succeeded(result)
+
+    def _can_settle(self, state: bytes | None) -> bool:
+        """Whether there is nothing to wait for, and nothing to write."""
+        return (
+            state is None
+            and not self._must_wait()
+            and not (self.activation.durable is not None and (self.row or self.effects or self.request.key))
+        )
 
     def _log_if_unheard(self, error: BaseException) -> None:
         if self.request.mode is Mode.SEND:
@@ -197,7 +331,7 @@ class Turn:
                 state = self.activation.unsaved(self)
             except SerializationFailed as error:
                 answer, state = failure.refusal(self.request.id, error), None
-        if state is None or await self.activation.commit(self, state):
+        if await self.activation.commit(self, answer, state):
             self.activation.settle(self, answer)
 
     async def _pump(self, items: AsyncGenerator[Any, None]) -> None:
@@ -241,7 +375,10 @@ class Turn:
     def leave(self) -> None:
         """The reader is gone."""
         self.left = True
-        self._wake()
+        if self.spec.name == SUBSCRIBE and self.task is not None:
+            self.task.cancel()  # it does nothing but read
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():
@@ -266,8 +403,10 @@ class Turn:
         request = self.request
         try:
             answer: Envelope
-            if request.mode is Mode.ASK:
+            if request.mode is Mode.ASK or (request.key and request.mode is Mode.SEND):
                 answer = Reply(request.id, self._encode(value, "result"))
+            elif request.mode is Mode.SEND:
+                answer = Accepted(request.id)
             else:
                 answer = End(request.id)
             try:
@@ -278,26 +417,71 @@ class Turn:
             return self._failed(error), None
 
     def _failed(self, error: BaseException) -> Envelope:
+        self.effects = None
         self.activation.roll_back(self)
         self._log_if_unheard(error)
         if isinstance(error, _Unsendable):
             return failure.refusal(self.request.id, error.reason)
         return failure.raised(self.request.id, self.where, error)
 
+    # -- what its senders are told ----------------------------------------------------------------------------------
+
     def accepted(self) -> None:
-        """Tell the sender of a one-way message that it is in the mailbox."""
-        if self.request.mode is Mode.SEND:
-            self.origin.send(Accepted(self.request.id))
+        """Tell the sender of a one-way message that it was taken."""
+        if self.request.mode is not Mode.SEND or self.said:
+            return
+        self.said = True
+        recorded = self.activation.durable is not None and self.recorded
+        self.origin.send(Accepted(self.request.id, recorded))
+        if self._admitted is not None and not self._admitted.done():
+            self._admitted.set_result(None)
+        for joiner in self.joiners or ():
+            joiner.accepted()
+        if self.request.attempt:
+            self.activation.look_for_work()
+
+    def join(self, repeat: "Turn") -> None:
+        """The same message has come again: its sender gets the same answer."""
+        if repeat.request.mode is Mode.SEND and self.said:
+            repeat.accepted()
+        else:
+            self.joiners = self.joiners or []
+            self.joiners.append(repeat)
+
+    def answer_again(self, answer: Reply | Failure | None) -> None:
+        """The message was settled before: its sender gets the answer of then."""
+        if self.request.mode is Mode.SEND or answer is None:
+            self.accepted()
+        else:
+            self.origin.send(msgspec.structs.replace(answer, id=self.request.id, recorded=not self.request.key))
 
     def refuse(self, error: ActorError) -> None:
         """Send the reason why the request will not run."""
         if self.request.mode is Mode.STREAM:
             self.activation.runtime.forget_stream(self)
-        self.origin.send(failure.refusal(self.request.id, error))
+        if self.activation.durable is not None:
+            self.activation.durable.inbox.remove(self)
+        if not self.said:
+            self.origin.send(failure.refusal(self.request.id, error))
+        for joiner in self.joiners or ():
+            joiner.refuse(error)
 
-    def answer(self, envelope: Envelope) -> None:
-        """Send the final answer. A one-way message was answered when it was accepted."""
+    def tell(self, failed: Failure) -> None:
+        """Send why it could not be run; one that was accepted before is not heard of any more."""
         if self.request.mode is Mode.STREAM:
             self.activation.runtime.forget_stream(self)
-        if self.request.mode is not Mode.SEND and not self.left:
+        if not self.said:
+            self.origin.send(failed)
+        for joiner in self.joiners or ():
+            joiner.tell(msgspec.structs.replace(failed, id=joiner.request.id))
+
+    def answer(self, envelope: Envelope) -> None:
+        """Send the final answer. A one-way message was answered when it was accepted, or is now."""
+        if self.request.mode is Mode.STREAM:
+            self.activation.runtime.forget_stream(self)
+        if self.request.mode is Mode.SEND:
+            self.accepted()
+        elif not self.left:
             self.origin.send(envelope)
+        for joiner in self.joiners or ():
+            joiner.answer_again(envelope if isinstance(envelope, Reply | Failure) else None)

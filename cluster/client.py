@@ -45,6 +45,9 @@ class _ClientDirectory:
     def is_member(self, silo: str) -> bool:
         return False
 
+    def members(self, type_name: str = "") -> Sequence[str]:
+        return []
+
     async def changed(self) -> None:
         await self._never.wait()
 

@@ -14,3 +14,7 @@ class SystemClock:
     def now(self) -> float:
         """Seconds since an arbitrary point, the same for all processes of the machine."""
         return time.clock_gettime(_CLOCK)
+
+    def time(self) -> float:
+        """Seconds since 1970, UTC."""
+        return time.time()

@@ -14,6 +14,7 @@ from actors.errors import ClusterUnavailable
 from actors.ports import Fenced, Route, Store
 from cluster.etcd import Compare, EtcdClient, EtcdError, KeyValue, Op, RangeResult, TxnResult
 from cluster.keys import Keys
+from cluster.member import hosts
 from cluster.membership import Membership, unavailable
 from cluster.placement import Placement
 
@@ -76,6 +77,10 @@ class EtcdDirectory:
     def is_member(self, silo: str) -> bool:
         """Whether its record was there when last heard of."""
         return silo in self._membership.view.members
+
+    def members(self, type_name: str = "") -> Sequence[str]:
+        """Those whose record was there when last heard of."""
+        return hosts(self._membership.view.members, type_name)
 
     async def changed(self) -> None:
         """See ``Membership.changed``."""

@@ -48,4 +48,11 @@ def readable(records: Mapping[str, bytes]) -> Iterator[Member]:
             log.warning("the member record %s cannot be read and is ignored: %s", key, error)
 
 
+def hosts(members: Mapping[str, Member], type_name: str) -> list[str]:
+    """The ids of the members, sorted; of a type: of those that host it and are not draining."""
+    return sorted(
+        silo for silo, member in members.items() if not type_name or (type_name in member.types and not member.draining)
+    )
+
+
 _decoder = msgspec.json.Decoder(Member)

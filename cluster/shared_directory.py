@@ -7,7 +7,7 @@ import msgspec
 
 from actors.errors import ClusterUnavailable
 from actors.ports import Fenced, Route
-from cluster.member import Member
+from cluster.member import Member, hosts
 from cluster.placement import Placement
 
 
@@ -79,6 +79,10 @@ class SharedDirectory:
     def is_member(self, silo: str) -> bool:
         """Whether it is there now."""
         return silo in self._table.members
+
+    def members(self, type_name: str = "") -> Sequence[str]:
+        """Those that are there now."""
+        return hosts(self._table.members, type_name)
 
     async def changed(self) -> None:
         """Return at the next change of membership."""

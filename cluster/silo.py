@@ -162,6 +162,7 @@ class Silo:
         types = [actor._type for actor in self.actors]
         self._make_runtime(store, LonelyDirectory(types, era=era, name=silo))
         await self._open_transport(silo)
+        self._spawn(self.runtime.keep_agenda())
 
     async def _start_member(self, store: Store, endpoints: list[str]) -> None:
         clock = SystemClock()
@@ -176,6 +177,7 @@ class Silo:
         self._make_runtime(store, self._directory)
         await self._enter()
         self._spawn(self._report_load())
+        self._spawn(self.runtime.keep_agenda())
 
     def _make_runtime(self, store: Store, directory: Directory) -> None:
         self._runtime = Runtime(
@@ -364,7 +366,9 @@ class Silo:
         """End at once, as a crash would: nothing is stored, released or said goodbye to. For tests."""
         self._stopping = True
         if self._runtime is not None:
-            self._runtime.stop_acting()
+            self._runtime.vanish()
+        if self._transport is not None:
+            await self._transport.close()
         await self._release(leave=False)
 
     async def _release(self, *, leave: bool = True) -> None:

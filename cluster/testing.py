@@ -115,6 +115,7 @@ class _TestSilo(Silo):
         self._make_runtime(self._store, SharedDirectory(self._of.table, silo, self._placement))
         await self._open_transport(silo)
         self._of.table.enter(self._member(silo))
+        self._spawn(self.runtime.keep_agenda())
 
     async def _announce_draining(self) -> None:
         self._of.table.drain(self.runtime.directory.silo)

@@ -1,25 +1,63 @@
 """The shared store: a PostgreSQL database, for the silos of any number of hosts.
 
-Every silo writes through one connection of its own, in groups (``postgres_writer``). What was acknowledged is in the
-server's log on disk, and on its synchronous standbys if it has any. A store is the schema ``agentsilo`` of a database:
+Every silo writes through one connection of its own, in groups (``postgres_writer``), and reads beside that in one or
+two more (``postgres_reader``). What was acknowledged is in the server's log on disk, and on its synchronous standbys if
+it has any. A store is the schema ``agentsilo`` of a database:
 other schemas of the database are never touched, and a second cluster needs a second database. The role needs the
 right to create that schema once, or an empty one that it owns. A pooler in between must keep a session on one
 connection, because locks hang on it.
 """
 
+import asyncio
 import weakref
-from typing import TYPE_CHECKING, Self
+from collections.abc import Collection
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from actors.ports import Commit, StoreUnavailable
+from actors.ports import Commit, Due, Opened, StoreUnavailable
 from cluster.store.errors import UnusableStore
+from cluster.store.operations import Answer, Open, Operation, RaiseEra, check
 from cluster.store.postgres_url import parse
-from cluster.store.sqlite_group import Answer, Delete, Open, Operation, RaiseEra
 from cluster.store.statistics import StoreStatistics
 
 if TYPE_CHECKING:
     from cluster.store.postgres_writer import PostgresWriter
 
-_LARGEST_INTEGER = 2**63 - 1
+# The driver and the server hold a commit in memory several times, and take less than 1 GiB as one message.
+_LARGEST_COMMIT: Final = 512 * 1024 * 1024
+
+_READ: Final = """
+SELECT key, value FROM agentsilo.records WHERE address = $1 AND key >= $2 AND key < $3 ORDER BY key LIMIT $4
+"""
+_READ_NEWEST: Final = """
+SELECT key, value FROM agentsilo.records WHERE address = $1 AND key >= $2 AND key < $3 ORDER BY key DESC LIMIT $4
+"""
+_STATE: Final = "SELECT state FROM agentsilo.actors WHERE address = $1"
+_FLAGGED: Final = r"""
+SELECT address, key, value FROM agentsilo.records
+WHERE key >= '\x05' AND key < '\x06' AND (address, key) > ($1, $2)
+ORDER BY address, key LIMIT $3
+"""
+# From host to host by the index, so that the rows of living ones are passed over, however many they are.
+_DUE: Final = """
+WITH RECURSIVE host (name) AS (
+    (SELECT host FROM agentsilo.actors WHERE wake IS NOT NULL ORDER BY host LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT actor.host FROM agentsilo.actors AS actor
+        WHERE actor.wake IS NOT NULL AND actor.host > host.name ORDER BY actor.host LIMIT 1
+    )
+    FROM host WHERE host.name IS NOT NULL
+)
+SELECT due.wake, due.address
+FROM host CROSS JOIN LATERAL (
+    SELECT actor.wake, actor.address FROM agentsilo.actors AS actor
+    WHERE actor.host = host.name AND actor.wake <= $1 AND (actor.wake, actor.address) > ($2, $3)
+    ORDER BY actor.wake, actor.address LIMIT $4
+) AS due
+WHERE host.name = '' OR host.name <> ALL ($5::text[])
+ORDER BY due.wake, due.address LIMIT $4
+"""
 
 
 class PostgresStore:
@@ -41,6 +79,7 @@ class PostgresStore:
 
     def __init__(self, writer: "PostgresWriter") -> None:
         self._writer = writer
+        self._loop = asyncio.get_running_loop()
         self._closing = False
         # A store that is dropped instead of closed ends its task and gives the lock back.
         weakref.finalize(self, writer.stop_from_anywhere).atexit = False
@@ -76,27 +115,55 @@ class PostgresStore:
         """The random id that the schema got when it was created."""
         return self._writer.id
 
-    async def open(self, address: str, epoch: int) -> bytes | None:
-        """Raise the address's epoch to ``epoch`` and return its state; ``Fenced`` if a higher one has opened it."""
-        state = await self._run(Open(_storable_text(address), _storable(epoch)))
-        assert state is None or isinstance(state, bytes)
-        return state
+    async def open(self, address: str, epoch: int, host: str = "") -> Opened:
+        """Raise the address's epoch and return what is stored; ``Fenced`` if a higher epoch has opened it."""
+        _check_text(host)
+        opened = await self._write(Open(address, epoch, host))
+        assert isinstance(opened, Opened)
+        return opened
 
     async def commit(self, commit: Commit) -> None:
-        """Apply one turn's effects; ``Fenced`` unless its epoch is the address's highest."""
-        _storable_text(commit.address)
-        _storable(commit.epoch)
-        await self._run(commit)
+        """Apply one turn's effects; ``Fenced`` unless its epoch is the address's highest.
 
-    async def delete(self, address: str, epoch: int) -> None:
-        """Erase everything of the address but its epoch, fenced like a commit."""
-        await self._run(Delete(_storable_text(address), _storable(epoch)))
+        Raises ``ValueError`` for one that carries more than 512 MiB.
+        """
+        await self._write(commit)
 
     async def raise_era(self, atleast: int) -> int:
         """Raise the era to ``atleast`` and return it; 0 reads it."""
-        era = await self._run(RaiseEra(_storable(atleast)))
+        era = await self._write(RaiseEra(atleast))
         assert isinstance(era, int)
         return era
+
+    async def read(
+        self, address: str, first: bytes, last: bytes, *, limit: int, newest: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Records of a range of keys, in ascending order."""
+        _check_text(address)
+        rows = await self._fetch(_READ_NEWEST if newest else _READ, address, first, last, limit)
+        return [(key, value) for key, value in (reversed(rows) if newest else rows)]
+
+    async def due(self, before: float, *, hosts: Collection[str], after: Due | None = None, limit: int) -> list[Due]:
+        """Addresses that somebody must see to, soonest first. Passes over the rows of ``hosts``."""
+        for host in hosts:
+            _check_text(host)
+        behind = Due(-inf, "") if after is None else after
+        rows = await self._fetch(_DUE, before, behind.wake, behind.address, limit, list(hosts))
+        return [Due(wake, address) for wake, address in rows]
+
+    async def flagged(self, *, after: tuple[str, bytes] = ("", b""), limit: int) -> list[tuple[str, bytes, bytes]]:
+        """Flagged records of all addresses."""
+        _check_text(after[0])
+        rows = await self._fetch(_FLAGGED, *after, limit)
+        return [(address, key, value) for address, key, value in rows]
+
+    async def state(self, address: str) -> bytes | None:
+        """The committed state."""
+        _check_text(address)
+        for (state,) in await self._fetch(_STATE, address):
+            assert state is None or isinstance(state, bytes)
+            return state
+        return None
 
     async def lock_exclusively(self) -> None:
         """Claim the database for this store alone, until it is closed or its connection ends.
@@ -123,24 +190,28 @@ class PostgresStore:
         """What this handle has done since it was opened."""
         return self._writer.statistics()
 
-    async def _run(self, operation: Operation) -> Answer:
+    async def _write(self, operation: Operation) -> Answer:
         self._check_open()
-        return await self._writer.submit(operation)
+        size = check(operation)
+        if not isinstance(operation, RaiseEra):
+            _check_text(operation.address)
+        if size > _LARGEST_COMMIT:
+            raise ValueError(f"a commit of {size:,} bytes is too large; up to {_LARGEST_COMMIT:,} can be one")
+        return await self._writer.submit(operation, size)
+
+    async def _fetch(self, query: str, *arguments: object) -> list[Any]:
+        self._check_open()
+        return await self._writer.reader.fetch(query, *arguments)
 
     def _check_open(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"{self._writer.place}: a store belongs to the event loop in which it was opened")
         if self._closing:
             raise StoreUnavailable(f"{self._writer.place}: the store is closed")
 
 
-def _storable(number: int) -> int:
-    if not 0 <= number <= _LARGEST_INTEGER:
-        raise ValueError(f"epochs and eras are from 0 to 2**63 - 1, not {number}")
-    return number
-
-
-def _storable_text(address: str) -> str:
-    if "\0" in address:
-        raise ValueError(f"an address holds no zero byte: {address!r}")
-    if not address.isascii():
-        address.encode()  # raises UnicodeEncodeError here, where it fails one caller and not a group
-    return address
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise ValueError(f"an address or host holds no zero byte: {text!r}")
+    if not text.isascii():
+        text.encode()  # raises UnicodeEncodeError here, before it meets others

@@ -8,7 +8,6 @@ still in some network buffer never will be.
 """
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
@@ -18,33 +17,25 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from cluster.store import postgres_schema
-from cluster.store.errors import UnusableStore
-from cluster.store.postgres_driver import Connection, connect, is_fatal, one_line, sqlstate
-from cluster.store.postgres_group import Reply, Request
+from cluster.store.postgres_connection import Lost, TryAgain, answer_within, connect_within, server_limit
+from cluster.store.postgres_driver import Connection
+from cluster.store.postgres_group import Reply, Request, Stored
 from cluster.store.postgres_url import PostgresUrl
 
 Backend: TypeAlias = tuple[int, datetime]  # its process id and when it was started: ids are used again
 _T = TypeVar("_T")
 
+_SLOWEST_BYTES_PER_SECOND: Final = 16 * 1024 * 1024
 # Rows of silos that died go after a week. A live one that wrote nothing for so long makes itself another.
 _FORGET_THE_DEAD: Final = """
 DELETE FROM agentsilo.sessions WHERE id IN (
     SELECT id FROM agentsilo.sessions WHERE touched < now() - interval '7 days' FOR UPDATE SKIP LOCKED
 )
 """
-_TRY_AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
-# The connection is of no use any more: the session was ended, or the server is a standby by now.
-_ANOTHER_CONNECTION: Final = frozenset({"AS001", "25006"})
-# Refusals to connect that pass: the connection broke, too many of them, starting up or shutting down, locks, I/O.
-_PASSING_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
-
-
-class Lost(Exception):
-    """The connection is gone or could not be made, for a reason that may pass. Says nothing of what was sent."""
-
-
-class TryAgain(Exception):
-    """The database refused the request, which had no effect, for a reason that has passed already."""
+_APPLY: Final = """
+SELECT epochs_now, states_now, hot_of, hot_keys, hot_values, era_now
+FROM agentsilo.apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+"""
 
 
 class PostgresSession:
@@ -53,7 +44,7 @@ class PostgresSession:
     def __init__(self, connection: Connection, *, place: str, limit: float) -> None:
         self._connection = connection
         self._place = place
-        self._limit = limit
+        self._limit = self._statement_limit = limit
         self._number = 0
         self.id: UUID = uuid4()
         self.store_id = ""
@@ -70,40 +61,41 @@ class PostgresSession:
         may_migrate: bool = False,
         ghosts: list[Backend],
     ) -> Self:
-        """Connect within ``patience`` seconds. No later request takes more than ``limit`` seconds.
+        """Connect within ``patience`` seconds, upgrades aside. No later request takes more than ``limit`` seconds.
 
         ``ghosts`` are backends of connections that this handle lost: they are terminated first, as they may still
         hold locks, and taken off the list. Raises ``UnusableStore``, ``Lost`` or ``ValueError``.
         """
-        connection: Connection | None = None
-        try:
-            async with asyncio.timeout(patience):
-                connection = await connect(url.dsn, timeout=patience + 1, settings=_settings(limit))
-                session = cls(connection, place=url.place, limit=limit)
-                await session._set_up(exclusively=exclusively, may_migrate=may_migrate, ghosts=ghosts)
-        except BaseException as error:
-            if connection is not None:
-                connection.terminate()
-            if isinstance(error, Exception):
-                _raise_why(error, url.place, patience)
-            raise
-        return session
 
-    async def _set_up(self, *, exclusively: bool, may_migrate: bool, ghosts: list[Backend]) -> None:
+        async def set_up(connection: Connection, patience: asyncio.Timeout) -> Self:
+            session = cls(connection, place=url.place, limit=limit)
+            await session._end_ghosts(ghosts)
+            session.store_id = await postgres_schema.prepare(
+                connection,
+                url.place,
+                exclusively=exclusively,
+                may_migrate=may_migrate,
+                patience=patience,
+            )
+            await session._register()
+            return session
+
+        return await connect_within(patience, url, limit=limit, set_up=set_up)
+
+    async def _end_ghosts(self, ghosts: list[Backend]) -> None:
+        for ghost in list(ghosts):
+            await self._connection.execute(
+                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2",
+                *ghost,
+            )
+            ghosts.remove(ghost)
+
+    async def _register(self) -> None:
         connection = self._connection
         # "off", "local" and "remote_write" acknowledge what a crash can take back.
         await connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
-        )
-        for ghost in list(ghosts):
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2",
-                *ghost,
-            )
-            ghosts.remove(ghost)
-        self.store_id = await postgres_schema.prepare(
-            connection, self._place, exclusively=exclusively, may_migrate=may_migrate
         )
         ((pid, started),) = await connection.fetch(
             "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -122,7 +114,7 @@ class PostgresSession:
         self._connection.add_termination_listener(lambda _connection: callback())
 
     async def ping(self) -> None:
-        """Return if the server answers: only then is it worth being in doubt about what it did. Raises ``Lost``."""
+        """Return if the server answers. Raises ``Lost``."""
         await self._within_limit(self._connection.execute("SELECT"))
 
     async def apply(self, request: Request) -> Reply:
@@ -132,21 +124,16 @@ class PostgresSession:
         was not applied.
         """
         self._number += 1
+        limit = self._limit + request.size() // _SLOWEST_BYTES_PER_SECOND
+        if limit != self._statement_limit:  # for what is large, and so alone in its group
+            await self._within_limit(self._connection.execute(f"SET statement_timeout = {server_limit(limit)}"))
+            self._statement_limit = limit
         # Not `fetchrow`, which stops before the statement's end.
-        ((epochs, states, era),) = await self._within_limit(
-            self._connection.fetch(
-                "SELECT * FROM agentsilo.apply($1, $2, $3, $4, $5, $6, $7, $8)",
-                self.id,
-                self._number,
-                request.addresses,
-                request.opened,
-                request.written,
-                request.owners,
-                request.states,
-                request.atleast,
-            )
+        ((epochs, states, hot_of, hot_keys, hot_values, era),) = await self._within_limit(
+            self._connection.fetch(_APPLY, self.id, self._number, *request.arguments()), limit=limit
         )
-        return Reply(epochs or (), states or (), era)
+        hot = zip(hot_of or (), hot_keys or (), hot_values or (), strict=True)
+        return Reply(epochs or (), era, Stored(states or (), list(hot)))
 
     async def end(self, lost: "PostgresSession") -> Reply | None:
         """What became of the last group of a lost session: None if it was not applied, and now never will be.
@@ -182,61 +169,5 @@ class PostgresSession:
         """Drop the connection at once."""
         self._connection.terminate()
 
-    async def _within_limit(self, request: Awaitable[_T]) -> _T:
-        # Not by cancelling: the driver would then open another connection to a server that may be frozen, to cancel
-        # the statement there.
-        timer = asyncio.get_running_loop().call_later(self._limit, self.abort)
-        try:
-            return await request
-        except asyncpg.PostgresError as error:
-            code = sqlstate(error)
-            if code in _TRY_AGAIN:
-                raise TryAgain(one_line(error)) from error
-            # After FATAL and the like a transaction may have been committed all the same.
-            if self.closed or is_fatal(error) or code in _ANOTHER_CONNECTION or code.startswith(("08", "57P")):
-                self.abort()
-                raise Lost(one_line(error)) from error
-            raise
-        except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            self.abort()
-            raise Lost(one_line(error)) from error
-        finally:
-            timer.cancel()
-
-
-def _settings(limit: float) -> dict[str, str]:
-    # What the server says itself is certain, so it gives up before this side does.
-    milliseconds = str(max(1, int(limit * 800)))
-    return {
-        "search_path": postgres_schema.SCHEMA,
-        "default_transaction_isolation": "read committed",
-        "default_transaction_read_only": "off",
-        "statement_timeout": milliseconds,
-        "lock_timeout": milliseconds,
-        "idle_in_transaction_session_timeout": milliseconds,  # of migrations: nothing else spans statements
-        "tcp_user_timeout": str(int(limit * 2000)),  # a reply that nobody takes must not keep rows locked
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "3",
-        # The plan has to be good for any number of actors, not for what the table held when it was made.
-        "enable_seqscan": "off",
-        "jit": "off",
-    }
-
-
-def _raise_why(error: Exception, place: str, patience: float) -> None:
-    """Raise what a failure to connect means, if it needs translation."""
-    text = one_line(error)
-    if isinstance(error, asyncpg.PostgresError):
-        code = sqlstate(error)
-        if code.startswith(_PASSING_CLASSES) or code in _ANOTHER_CONNECTION:
-            raise Lost(text) from error
-        raise UnusableStore(f"{place}: {text}") from error
-    if isinstance(error, ssl.SSLError) or "rejected SSL" in text:
-        raise UnusableStore(f"{place}: no TLS connection as sslmode asks for: {text}") from error
-    if isinstance(error, asyncpg.ClientConfigurationError):
-        raise UnusableStore(f"{place}: {text}") from error
-    if isinstance(error, TimeoutError):
-        raise Lost(f"no connection within {patience:.2g} s") from error
-    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        raise Lost(text) from error
+    async def _within_limit(self, request: Awaitable[_T], *, limit: float | None = None) -> _T:
+        return await answer_within(self._limit if limit is None else limit, self._connection, request)

@@ -7,7 +7,7 @@ alone waits for nothing, and a busy silo pays for one round trip and one flush o
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import inf
 from random import random
@@ -16,26 +16,28 @@ from typing import Final
 import asyncpg
 import msgspec
 
-from actors.ports import Commit, StoreUnavailable
+from actors.ports import StoreUnavailable
 from cluster.store.errors import UnusableStore
+from cluster.store.operations import Answer, Open, Operation, Outcome, RaiseEra
+from cluster.store.postgres_connection import Lost, TryAgain, pauses
 from cluster.store.postgres_driver import one_line, sqlstate
 from cluster.store.postgres_errors import OutcomeInDoubt
 from cluster.store.postgres_group import GroupRule, Reply, Request
-from cluster.store.postgres_session import Backend, Lost, PostgresSession, TryAgain
+from cluster.store.postgres_reader import PostgresReader
+from cluster.store.postgres_session import Backend, PostgresSession
 from cluster.store.postgres_url import PostgresUrl
-from cluster.store.sqlite_group import Answer, Open, Operation, Outcome, RaiseEra
 from cluster.store.statistics import StoreStatistics
 
 log = logging.getLogger(__name__)
 
-_LARGEST_GROUP: Final = 512
+_LARGEST_GROUP: Final = 256
 _LARGEST_GROUP_BYTES: Final = 16 * 1024 * 1024
 _MOST_OPENS: Final = 64  # the states that come back are of unknown size
 _MOST_ATTEMPTS: Final = 5  # at a transaction that deadlocks; how groups lock their rows leaves no reason for it
 # The server's resources, an operator's or a lock's doing: no operation of the group is to blame.
 _CONCERN_ALL: Final = ("25", "42", "53", "55", "57", "58")
-_FIRST_PAUSE_SECONDS: Final = 0.02
-_LONGEST_PAUSE_SECONDS: Final = 0.5
+_RECONNECT_SECONDS: Final = 0.5  # while there is nothing to do
+_LONGEST_BACKOFF_SECONDS: Final = 0.02
 
 
 class _Job(msgspec.Struct, frozen=True):
@@ -63,23 +65,22 @@ class PostgresWriter:
         self._wake = asyncio.Event()
         self._using = asyncio.Lock()  # the session
         self._session: PostgresSession | None = None
+        self._answered: PostgresSession | None = None  # just now
         self._ghosts: list[Backend] = []
         self._exclusive = False
         self._stopped_at = inf
         self._operations = self._transactions = self._largest_group = 0
         self._task: asyncio.Task[None] | None = None
         self.id = ""
+        self.reader = PostgresReader(url, timeout=timeout, session=lambda: self._session)  # ends with the task
 
     async def start(self) -> None:
         """Connect, and begin to take operations. Raises ``UnusableStore`` or ``StoreUnavailable``."""
         await self._connected(self._loop.time() + self._timeout)
         self._task = asyncio.create_task(self._run(), name=f"store {self.place}")
 
-    def submit(self, operation: Operation) -> asyncio.Future[Answer]:
-        """Queue an operation. Cancelling the future does not take it back."""
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError(f"{self.place}: a store belongs to the event loop in which it was opened")
-        size = len(operation.state) if isinstance(operation, Commit) and operation.state is not None else 0
+    def submit(self, operation: Operation, size: int) -> asyncio.Future[Answer]:
+        """Queue an operation that carries so many bytes. Cancelling the future does not take it back."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._queue.append(_Job(operation, size, self._loop.time(), answer))
         self._wake.set()
@@ -129,8 +130,11 @@ class PostgresWriter:
                     async with self._using:
                         await self._write(self._next_group())
                 else:
+                    self._answered = None
                     await self._wait_for_work()
+            await self.reader.close()
         finally:
+            self.reader.abort()
             # Something is left only after a cancellation, which comes with the end of the event loop.
             for job in self._group:
                 _resolve(job.answer, OutcomeInDoubt(f"{self.place}: the event loop ended while it was written"))
@@ -149,18 +153,20 @@ class PostgresWriter:
                 async with self._using:
                     await self._connect(patience=self._timeout / 5)
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if self._is_connected() else _LONGEST_PAUSE_SECONDS):
+            async with asyncio.timeout(None if self._is_connected() else _RECONNECT_SECONDS):
                 await self._wake.wait()
 
     def _next_group(self) -> list[_Job]:
         group: list[_Job] = []
         rule = GroupRule()
         size = opens = 0
-        while self._queue and len(group) < _LARGEST_GROUP and size < _LARGEST_GROUP_BYTES and opens < _MOST_OPENS:
-            if not rule.admits(self._queue[0].operation):
+        while self._queue and len(group) < _LARGEST_GROUP and opens < _MOST_OPENS:
+            job = self._queue[0]
+            # What is large travels alone: if it takes too long, others do not suffer for it.
+            too_large = group and size + job.size > _LARGEST_GROUP_BYTES
+            if too_large or not rule.admits(job.operation):
                 break
-            job = self._queue.popleft()
-            group.append(job)
+            group.append(self._queue.popleft())
             size += job.size
             opens += isinstance(job.operation, Open)
         return group
@@ -206,35 +212,41 @@ class PostgresWriter:
         while True:
             session = await self._connected(deadline)
             try:
-                await session.ping()
+                # Only if the server answers is it worth being in doubt about what it did.
+                if session is not self._answered:
+                    await session.ping()
             except Lost as error:
                 self._check(deadline, error)
                 continue
+            self._answered = None
             try:
-                return request.outcomes(await session.apply(request))
+                reply = await session.apply(request)
             except Lost as error:
-                reply = await self._find_out(session, error)
-                if reply is not None:
-                    return await self._complete(request, reply)
+                found = await self._find_out(session, error)
+                if found is not None:
+                    return await self._complete(request, found)
                 self._check(deadline, error)
             except TryAgain as error:
                 attempts += 1
                 self._check(deadline if attempts < _MOST_ATTEMPTS else -inf, error)
-                await asyncio.sleep(random() * _FIRST_PAUSE_SECONDS)
+                await asyncio.sleep(random() * _LONGEST_BACKOFF_SECONDS)
             except asyncpg.PostgresError as error:
                 if sqlstate(error).startswith(_CONCERN_ALL):
                     raise StoreUnavailable(self._explain(error)) from error
                 raise
+            else:
+                self._answered = session
+                return request.outcomes(reply)
 
     async def _find_out(self, session: PostgresSession, error: Lost) -> Reply | None:
         """Whether the last group of a lost session was applied, however long that takes to learn."""
         log.warning("%s: %s; %d operations are in doubt until it answers", self.place, error, len(self._group))
-        pauses = _pauses()
+        pause = pauses()
         while True:
             try:
                 reply = await (await self._connect(patience=self._timeout / 2)).end(session)
             except (Lost, TryAgain, UnusableStore, asyncpg.PostgresError) as trouble:
-                await self._wait_in_doubt(trouble, next(pauses))
+                await self._wait_in_doubt(trouble, next(pause))
             else:
                 log.info("%s: they were %s", self.place, "not applied" if reply is None else "applied")
                 return reply
@@ -246,12 +258,12 @@ class PostgresWriter:
         """
         lost = [operation for operation in request.operations if isinstance(operation, Open | RaiseEra)]
         found: list[Outcome] | None = None if lost else []
-        pauses = _pauses()
+        pause = pauses()
         while found is None:
             try:
                 found = await self._transact(lost, inf)
             except (StoreUnavailable, UnusableStore, asyncpg.PostgresError) as trouble:
-                await self._wait_in_doubt(trouble, next(pauses))
+                await self._wait_in_doubt(trouble, next(pause))
         again = iter(found)
         return [
             next(again) if isinstance(operation, Open | RaiseEra) else outcome
@@ -268,14 +280,14 @@ class PostgresWriter:
         await asyncio.sleep(pause)
 
     async def _connected(self, deadline: float) -> PostgresSession:
-        pauses = _pauses()
+        pause = pauses()
         while True:
             patience = min(self._timeout / 2, max(self._timeout / 5, deadline - self._loop.time()))
             try:
                 return await self._connect(patience=patience)
             except Lost as error:
                 self._check(min(deadline, self._stopped_at + self._timeout), error)
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(next(pause))
 
     async def _connect(self, *, patience: float) -> PostgresSession:
         """The session, or a new one if that was lost. Raises ``Lost`` or ``UnusableStore``."""
@@ -341,13 +353,6 @@ def _behind(job: _Job) -> StoreUnavailable:
     assert not isinstance(job.operation, RaiseEra)
     reason = "an earlier operation of this actor was refused, and this one was already under way"
     return StoreUnavailable(f"{job.operation.address}: {reason}")
-
-
-def _pauses() -> Iterator[float]:
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        yield pause * (0.5 + random())
-        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
 def _resolve(future: asyncio.Future[Answer], result: Answer | Exception) -> None:

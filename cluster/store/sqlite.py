@@ -1,37 +1,49 @@
 """The embedded store: one SQLite file, for one silo or for the silos of one host.
 
 Every silo writes in a thread of its own, in groups (``sqlite_writer``), to a file in WAL mode with
-``synchronous=FULL``: what was acknowledged survives the loss of power, as far as the disk keeps its word.
+``synchronous=FULL``: what was acknowledged survives the loss of power, as far as the disk keeps its word. It reads in
+another thread (``sqlite_reader``), which waits for no writer.
 """
 
 import asyncio
 import os
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
-from actors.ports import Commit, StoreUnavailable
-from cluster.store.sqlite_group import Answer, Delete, Open, Operation, RaiseEra
+from actors.ports import Commit, Due, Opened, StoreUnavailable
+from cluster.store.operations import Open, RaiseEra
+from cluster.store.sqlite_read import (
+    DueQuery,
+    FlagQuery,
+    Range,
+    read_due,
+    read_flagged,
+    read_ranges,
+    read_states,
+)
+from cluster.store.sqlite_reader import SqliteReader
 from cluster.store.sqlite_writer import SqliteWriter
 from cluster.store.statistics import StoreStatistics
-
-_LARGEST_INTEGER = 2**63 - 1
 
 
 class SqliteStore:
     """A ``Store`` in an SQLite file. Made by ``SqliteStore.open_file``.
 
-    Operations take effect in the order in which their coroutines are first awaited. Cancelling an await neither undoes
-    nor prevents the effect. When the disk refuses an operation (``StoreUnavailable``), those of the same address that
-    were called before the refusal was reported are refused with it; the store recovers by itself when the disk does.
-    A store belongs to the event loop in which it was opened.
+    Writing operations take effect in the order in which their coroutines are first awaited. Cancelling an await
+    neither undoes nor prevents the effect. When the disk refuses an operation (``StoreUnavailable``), those of the
+    same address that were called before the refusal was reported are refused with it; the store recovers by itself
+    when the disk does. A store belongs to the event loop in which it was opened.
     """
 
-    def __init__(self, writer: SqliteWriter, *, store_id: str) -> None:
+    def __init__(self, writer: SqliteWriter, reader: SqliteReader, *, store_id: str) -> None:
         self._writer = writer
+        self._reader = reader
         self._id = store_id
         self._closing = False
-        # A store that is dropped instead of closed ends its thread and gives the file's lock back.
+        # A store that is dropped instead of closed ends its threads and gives the file's lock back.
+        weakref.finalize(self, reader.stop).atexit = False
         weakref.finalize(self, writer.stop).atexit = False
 
     @classmethod
@@ -48,32 +60,52 @@ class SqliteStore:
         except BaseException:
             writer.stop()
             raise
-        return cls(writer, store_id=store_id)
+        reader = SqliteReader(writer.path, store_id=store_id, busy_timeout=busy_timeout)
+        return cls(writer, reader, store_id=store_id)
 
     @property
     def id(self) -> str:
         """The random id that the file got when it was created."""
         return self._id
 
-    async def open(self, address: str, epoch: int) -> bytes | None:
-        """Raise the address's epoch to ``epoch`` and return its state; ``Fenced`` if a higher one has opened it."""
-        state = await self._run(Open(_storable_text(address), _storable(epoch)))
-        assert state is None or isinstance(state, bytes)
-        return state
+    async def open(self, address: str, epoch: int, host: str = "") -> Opened:
+        """Raise the address's epoch and return what is stored; ``Fenced`` if a higher epoch has opened it."""
+        self._check_open()
+        opened = await self._writer.submit(Open(address, epoch, host))
+        assert isinstance(opened, Opened)
+        return opened
 
     async def commit(self, commit: Commit) -> None:
         """Apply one turn's effects; ``Fenced`` unless its epoch is the address's highest."""
-        _storable_text(commit.address)
-        _storable(commit.epoch)
-        await self._run(commit)
+        self._check_open()
+        await self._writer.submit(commit)
 
-    async def delete(self, address: str, epoch: int) -> None:
-        """Erase everything of the address but its epoch, fenced like a commit."""
-        await self._run(Delete(_storable_text(address), _storable(epoch)))
+    async def read(
+        self, address: str, first: bytes, last: bytes, *, limit: int, newest: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Records of a range of keys, in ascending order."""
+        self._check_open()
+        return await self._reader.ask(read_ranges, Range(address, first, last, limit, newest))
+
+    async def due(self, before: float, *, hosts: Collection[str], after: Due | None = None, limit: int) -> list[Due]:
+        """Addresses that somebody must see to, soonest first."""
+        self._check_open()
+        return await self._reader.ask(read_due, DueQuery(before, frozenset(hosts), after, limit))
+
+    async def flagged(self, *, after: tuple[str, bytes] = ("", b""), limit: int) -> list[tuple[str, bytes, bytes]]:
+        """Flagged records of all addresses, by address and key."""
+        self._check_open()
+        return await self._reader.ask(read_flagged, FlagQuery(after, limit))
+
+    async def state(self, address: str) -> bytes | None:
+        """The committed state."""
+        self._check_open()
+        return await self._reader.ask(read_states, address)
 
     async def raise_era(self, atleast: int) -> int:
         """Raise the era to ``atleast`` and return it; 0 reads it."""
-        era = await self._run(RaiseEra(_storable(atleast)))
+        self._check_open()
+        era = await self._writer.submit(RaiseEra(atleast))
         assert isinstance(era, int)
         return era
 
@@ -93,7 +125,9 @@ class SqliteStore:
         """
         if not self._closing:
             self._closing = True
+            self._reader.stop()
             self._writer.stop()
+        await self._reader.wait_closed()
         await asyncio.shield(self._writer.closed)
         self._writer.join()
 
@@ -101,22 +135,6 @@ class SqliteStore:
         """What this handle has done since it was opened."""
         return self._writer.statistics()
 
-    async def _run(self, operation: Operation) -> Answer:
-        self._check_open()
-        return await self._writer.submit(operation)
-
     def _check_open(self) -> None:
         if self._closing:
             raise StoreUnavailable(f"{self._writer.path}: the store is closed")
-
-
-def _storable(number: int) -> int:
-    if not 0 <= number <= _LARGEST_INTEGER:
-        raise ValueError(f"epochs and eras are from 0 to 2**63 - 1, not {number}")
-    return number
-
-
-def _storable_text(address: str) -> str:
-    if not address.isascii():
-        address.encode()  # raises UnicodeEncodeError here, where it fails one caller and not a group
-    return address

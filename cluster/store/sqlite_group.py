@@ -1,52 +1,21 @@
-"""A group of operations as one SQLite transaction, in a number of SQL statements that does not grow with the group.
+"""A group of operations as one SQLite transaction, in a number of SQL statements that hardly grows with the group.
 
-Python's sqlite3 gives up the interpreter lock for every row that it writes or reads, and gets it back from a busy
-event loop only after some milliseconds. A statement per operation would make a busy silo hundreds of times slower, so
-the rows of a group travel as the VALUES of one statement, and what is read comes back as one wide row. Statements are
-made for groups of 1, 2, 4, ... and filled up with NULLs, so that each size is compiled once.
+``sqlite_rows`` says why that matters. The changes that several commits of a group make to one address are merged
+first, and then written table by table.
 """
 
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain
+from operator import itemgetter
 from typing import Final, TypeAlias
 
-import msgspec
+from msgspec import UNSET, UnsetType
 
-from actors.ports import Commit, Fenced
-
-_Value: TypeAlias = str | int | bytes
-_Claim: TypeAlias = tuple[str, int]  # an address and an epoch that has to own it
-
-# A wide row of this many states: SQLite's limit is 2,000 columns.
-_STATES_AT_ONCE: Final = 64
-
-
-class Open(msgspec.Struct, frozen=True):
-    """Raise the epoch; the outcome is the state."""
-
-    address: str
-    epoch: int
-
-
-class Delete(msgspec.Struct, frozen=True):
-    """Erase all but the epoch."""
-
-    address: str
-    epoch: int
-
-
-class RaiseEra(msgspec.Struct, frozen=True):
-    """Raise the store's era; the outcome is the era."""
-
-    atleast: int
-
-
-Operation: TypeAlias = Open | Commit | Delete | RaiseEra
-Answer: TypeAlias = bytes | int | None
-Outcome: TypeAlias = Answer | Fenced
+from actors.ports import COLD, Commit, Fenced, Opened
+from cluster.store.operations import Open, Operation, Outcome, RaiseEra
+from cluster.store.sqlite_read import Range, read_pages, unpacked
+from cluster.store.sqlite_rows import execute, select_texts, select_wide
 
 
 def apply(connection: sqlite3.Connection, operations: Sequence[Operation]) -> list[Outcome]:
@@ -62,168 +31,194 @@ def apply(connection: sqlite3.Connection, operations: Sequence[Operation]) -> li
             _open(connection, wave.opens, outcomes)
         if wave.commits:
             _commit(connection, wave.commits, outcomes)
-        if wave.deletes:
-            _delete(connection, wave.deletes, outcomes)
     return outcomes
 
 
 @dataclass(slots=True)
 class _Wave:
-    """Operations, by their place in the group, that may run as: all opens, then all commits, then all deletes."""
+    """Operations, by their place in the group, that may run as: all opens, then all commits."""
 
     eras: dict[int, RaiseEra] = field(default_factory=dict)
     opens: dict[int, Open] = field(default_factory=dict)
     commits: dict[int, Commit] = field(default_factory=dict)
-    deletes: dict[int, Delete] = field(default_factory=dict)
 
 
 def _waves(operations: Sequence[Operation]) -> Iterator[_Wave]:
     wave = _Wave()
-    stages: dict[str, int] = {}  # how far each address has come in this wave
-    for index, operation in enumerate(operations):
+    seen: set[str] = set()  # in this wave
+    for place, operation in enumerate(operations):
         if isinstance(operation, RaiseEra):
-            wave.eras[index] = operation
-            continue
-        stage = 1 if isinstance(operation, Commit) else 0 if isinstance(operation, Open) else 2
-        reached = stages.get(operation.address, -1)
-        # Going back needs a new wave. So does a second open: one statement cannot fence two opens by one another.
-        if stage < reached or stage == reached == 0:
-            yield wave
-            wave = _Wave()
-            stages.clear()
-        stages[operation.address] = stage
-        if isinstance(operation, Commit):
-            wave.commits[index] = operation
-        elif isinstance(operation, Open):
-            wave.opens[index] = operation
+            wave.eras[place] = operation
+        elif isinstance(operation, Commit):
+            seen.add(operation.address)
+            wave.commits[place] = operation
         else:
-            wave.deletes[index] = operation
+            if operation.address in seen:  # one statement cannot fence two opens by one another
+                yield wave
+                wave = _Wave()
+                seen.clear()
+            seen.add(operation.address)
+            wave.opens[place] = operation
     yield wave
 
 
 def _raise_era(connection: sqlite3.Connection, eras: dict[int, RaiseEra], outcomes: list[Outcome]) -> None:
-    for index, operation in eras.items():
+    for place, operation in eras.items():
         connection.execute("UPDATE store SET era = ?1 WHERE era < ?1", (operation.atleast,))
-        outcomes[index] = connection.execute("SELECT era FROM store").fetchone()[0]
+        outcomes[place] = connection.execute("SELECT era FROM store").fetchone()[0]
 
 
 _RAISE_EPOCHS: Final = """
-INSERT INTO actors (address, epoch)
-WITH operation (address, epoch) AS (VALUES {rows})
-SELECT address, epoch FROM operation WHERE address IS NOT NULL
-ON CONFLICT (address) DO UPDATE SET epoch = excluded.epoch WHERE epoch < excluded.epoch
+INSERT INTO actors (address, epoch, host)
+WITH operation (address, epoch, host) AS (VALUES {rows})
+SELECT address, epoch, host FROM operation WHERE address IS NOT NULL
+ON CONFLICT (address) DO UPDATE SET epoch = excluded.epoch, host = excluded.host
+WHERE epoch < excluded.epoch OR epoch = excluded.epoch AND host <> excluded.host
 """
+
+# Hot records come as one text, unless that would be so large that groups of it strain the memory.
+_STORED: Final = """(SELECT state FROM states WHERE actor = {0}), iif(
+    (SELECT total(length(key) + length(value)) FROM records WHERE actor = {0} AND key < x'80') <= 262144,
+    (SELECT group_concat(hex(key) || ' ' || hex(value)) FROM records WHERE actor = {0} AND key < x'80'),
+    'large'
+)"""
 
 
 def _open(connection: sqlite3.Connection, opens: dict[int, Open], outcomes: list[Outcome]) -> None:
-    claims = [(operation.address, operation.epoch) for operation in opens.values()]
-    _execute(connection, _RAISE_EPOCHS, claims, columns=2)
-    fences = _fences(connection, claims)
-    states = iter(_states(connection, [address for address, _ in claims]))
-    for index, operation in opens.items():
-        state = next(states)
-        stored = fences.get((operation.address, operation.epoch))
-        outcomes[index] = state if stored is None else _fenced(operation, stored)
+    execute(connection, _RAISE_EPOCHS, [(it.address, it.epoch, it.host) for it in opens.values()])
+    owned: dict[int, tuple[int]] = {}
+    owners = _owners(connection, [operation.address for operation in opens.values()])
+    for place, operation in opens.items():
+        actor, epoch = owners[operation.address]
+        if epoch == operation.epoch:
+            owned[place] = (actor,)
+        else:
+            outcomes[place] = Fenced(operation.address, epoch=operation.epoch, stored=epoch)
+    for place, (state, packed) in zip(owned, select_wide(connection, _STORED, list(owned.values())), strict=True):
+        if packed == "large":
+            records = dict(read_pages(connection, Range(opens[place].address, b"", COLD, limit=2**63)))
+        else:
+            records = {key: value for key, value in unpacked(packed) if value is not None}
+        outcomes[place] = Opened(state, records)
 
 
-_STATE: Final = "(SELECT state FROM states WHERE actor = (SELECT id FROM actors WHERE address = ?))"
+@dataclass(slots=True)
+class _Merged:
+    """What several commits do to one address: fields as in ``Commit``, to be applied in the same order."""
+
+    erase: bool = False
+    cut: list[tuple[bytes, bytes]] = field(default_factory=list)
+    drop: set[bytes] = field(default_factory=set)
+    put: dict[bytes, bytes] = field(default_factory=dict)
+    state: bytes | None = None
+    wake: float | UnsetType | None = UNSET
+    asleep: bool = False
+
+    def add(self, commit: Commit) -> None:
+        """Let a later commit follow."""
+        if commit.erase:
+            # The drops and cuts before it have nothing left to do.
+            self.erase, self.state, self.wake = True, None, UNSET
+            self.cut, self.drop, self.put = [], set(), {}
+        for first, last in commit.cut:
+            self.cut.append((first, last))
+            for key in [key for key in self.put if first <= key < last]:
+                del self.put[key]
+        for key in commit.drop:
+            self.drop.add(key)
+            self.put.pop(key, None)
+        self.put.update(commit.put)
+        if commit.state is not None:
+            self.state = commit.state
+        if commit.wake is not UNSET:
+            self.wake = commit.wake
+        self.asleep |= commit.asleep
 
 
-def _states(connection: sqlite3.Connection, addresses: Sequence[str]) -> Iterator[bytes | None]:
-    for start in range(0, len(addresses), _STATES_AT_ONCE):
-        part: list[str | None] = list(addresses[start : start + _STATES_AT_ONCE])
-        size = len(part)
-        width = _padded(size)
-        part.extend([None] * (width - size))
-        row: tuple[bytes | None, ...] = connection.execute(_wide_select(_STATE, width), part).fetchone()
-        yield from row[:size]
-
-
-_WRITE_STATES: Final = """
-INSERT INTO states (actor, state)
-WITH operation (address, epoch, state) AS (VALUES {rows})
-SELECT actors.id, operation.state
-FROM operation CROSS JOIN actors ON actors.address = operation.address AND actors.epoch = operation.epoch
-WHERE true
-ON CONFLICT (actor) DO UPDATE SET state = excluded.state
-"""
+_Change: TypeAlias = Commit | _Merged
 
 
 def _commit(connection: sqlite3.Connection, commits: dict[int, Commit], outcomes: list[Outcome]) -> None:
-    fences = _fences(connection, {(commit.address, commit.epoch) for commit in commits.values()})
-    states: dict[str, tuple[_Value, ...]] = {}  # of several commits of one address the last state stays
-    for index, commit in commits.items():
-        stored = fences.get((commit.address, commit.epoch)) if fences else None
-        if stored is not None:
-            outcomes[index] = _fenced(commit, stored)
-        elif commit.state is not None:
-            states[commit.address] = (commit.address, commit.epoch, commit.state)
-    if states:
-        written = _execute(connection, _WRITE_STATES, states.values(), columns=3)
-        assert written == len(states), (written, len(states))
+    owners = _owners(connection, {commit.address for commit in commits.values()})
+    changes: dict[int, _Change] = {}
+    for place, commit in commits.items():
+        actor, epoch = owners.get(commit.address, _NEVER_OPENED)
+        if epoch != commit.epoch or actor is None:
+            outcomes[place] = Fenced(commit.address, epoch=commit.epoch, stored=epoch)
+            continue
+        before = changes.get(actor)
+        if before is None:
+            changes[actor] = commit  # most often the only one
+        elif isinstance(before, _Merged):
+            before.add(commit)
+        else:
+            merged = changes[actor] = _Merged()
+            merged.add(before)
+            merged.add(commit)
+    _write(connection, sorted(changes.items(), key=itemgetter(0)))
 
 
-_ERASE_STATES: Final = """
-DELETE FROM states WHERE actor IN (
-    WITH operation (address, epoch) AS (VALUES {rows})
-    SELECT actors.id
-    FROM operation CROSS JOIN actors ON actors.address = operation.address AND actors.epoch = operation.epoch
-)
+_ERASE_STATES: Final = "DELETE FROM states WHERE actor IN (VALUES {rows})"
+_ERASE_RECORDS: Final = "DELETE FROM records WHERE actor IN (VALUES {rows})"
+
+_CUT: Final = "INSERT INTO cuts VALUES {rows}"
+_DROP: Final = "INSERT INTO drops VALUES {rows}"
+
+_PUT: Final = """
+INSERT INTO records (actor, key, value)
+WITH record (actor, key, value) AS (VALUES {rows})
+SELECT actor, key, value FROM record WHERE actor IS NOT NULL
+ON CONFLICT (actor, key) DO UPDATE SET value = excluded.value
+"""
+
+_WRITE_STATES: Final = """
+INSERT INTO states (actor, state)
+WITH change (actor, state) AS (VALUES {rows})
+SELECT actor, state FROM change WHERE actor IS NOT NULL
+ON CONFLICT (actor) DO UPDATE SET state = excluded.state
+"""
+
+_FORGET_WAKES: Final = "UPDATE actors SET wake = NULL WHERE id IN (VALUES {rows})"
+_WAKE: Final = """
+WITH change (actor, wake) AS (VALUES {rows})
+UPDATE actors SET wake = change.wake FROM change WHERE id = change.actor
+"""
+
+_SLEEP: Final = "UPDATE actors SET host = '' WHERE id IN (VALUES {rows})"
+
+
+def _write(connection: sqlite3.Connection, changes: Sequence[tuple[int, _Change]]) -> None:
+    if erased := [(actor,) for actor, change in changes if change.erase]:
+        execute(connection, _ERASE_STATES, erased)
+        execute(connection, _ERASE_RECORDS, erased)
+        execute(connection, _FORGET_WAKES, erased)
+    if cut := [(actor, *bounds) for actor, change in changes for bounds in change.cut]:
+        execute(connection, _CUT, cut)
+    if drop := [(actor, key) for actor, change in changes for key in change.drop]:
+        execute(connection, _DROP, drop)
+    if put := [(actor, key, value) for actor, change in changes for key, value in change.put.items()]:
+        execute(connection, _PUT, put)
+    if states := [(actor, change.state) for actor, change in changes if change.state is not None]:
+        execute(connection, _WRITE_STATES, states)
+    if wakes := [(actor, change.wake) for actor, change in changes if change.wake is not UNSET]:
+        execute(connection, _WAKE, wakes)
+    if asleep := [(actor,) for actor, change in changes if change.asleep]:
+        execute(connection, _SLEEP, asleep)
+
+
+_NEVER_OPENED: Final = (None, 0)
+_OWNERS: Final = """
+WITH operation (place, address) AS (VALUES {rows})
+SELECT group_concat(place || ',' || id || ',' || epoch)
+FROM operation CROSS JOIN actors ON actors.address = operation.address
 """
 
 
-def _delete(connection: sqlite3.Connection, deletes: dict[int, Delete], outcomes: list[Outcome]) -> None:
-    claims = {(operation.address, operation.epoch) for operation in deletes.values()}
-    fences = _fences(connection, claims)
-    for index, operation in deletes.items():
-        stored = fences.get((operation.address, operation.epoch))
-        if stored is not None:
-            outcomes[index] = _fenced(operation, stored)
-    _execute(connection, _ERASE_STATES, claims, columns=2)  # matches owned addresses only
-
-
-_FENCES: Final = """
-WITH operation (address, epoch) AS (VALUES {rows})
-SELECT operation.address, operation.epoch, coalesce(actors.epoch, 0)
-FROM operation LEFT JOIN actors ON actors.address = operation.address
-WHERE operation.address IS NOT NULL AND actors.epoch IS NOT operation.epoch
-"""
-
-
-def _fences(connection: sqlite3.Connection, claims: Collection[_Claim]) -> dict[_Claim, int]:
-    """Those of the claims whose epoch is not the stored one, with the stored one (0: never opened)."""
-    sql, parameters = _statement(_FENCES, claims, columns=2)
-    return {(address, epoch): stored for address, epoch, stored in connection.execute(sql, parameters).fetchall()}
-
-
-def _fenced(operation: Open | Commit | Delete, stored: int) -> Fenced:
-    return Fenced(operation.address, epoch=operation.epoch, stored=stored)
-
-
-def _execute(
-    connection: sqlite3.Connection, template: str, rows: Collection[tuple[_Value, ...]], *, columns: int
-) -> int:
-    sql, parameters = _statement(template, rows, columns=columns)
-    return connection.execute(sql, parameters).rowcount
-
-
-def _statement(template: str, rows: Collection[tuple[_Value, ...]], *, columns: int) -> tuple[str, list[_Value | None]]:
-    size = _padded(len(rows))
-    parameters: list[_Value | None] = list(chain.from_iterable(rows))
-    parameters.extend([None] * ((size - len(rows)) * columns))
-    return _sql(template, columns, size), parameters
-
-
-def _padded(size: int) -> int:
-    return 1 << (size - 1).bit_length()
-
-
-@cache
-def _sql(template: str, columns: int, size: int) -> str:
-    row = "(" + ", ".join("?" * columns) + ")"
-    return template.format(rows=", ".join([row] * size))
-
-
-@cache
-def _wide_select(column: str, width: int) -> str:
-    return "SELECT " + ", ".join([column] * width)
+def _owners(connection: sqlite3.Connection, addresses: Collection[str]) -> dict[str, tuple[int, int]]:
+    """The row and the epoch of each address that was ever opened."""
+    places = list(addresses)
+    numbers: list[int] = []
+    for text in select_texts(connection, _OWNERS, list(enumerate(places))):
+        numbers += map(int, text.split(","))
+    rows = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+    return {places[place]: (actor, epoch) for place, actor, epoch in rows}

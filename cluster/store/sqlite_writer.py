@@ -13,15 +13,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import msgspec
 
-from actors.ports import Commit, StoreUnavailable
+from actors.ports import StoreUnavailable
 from cluster.store import sqlite_schema
 from cluster.store.errors import UnusableStore
 from cluster.store.file_lock import FileLock
-from cluster.store.sqlite_group import Answer, Operation, Outcome, RaiseEra, apply
+from cluster.store.operations import Answer, Operation, Outcome, RaiseEra, check
+from cluster.store.sqlite_calls import explain, resolve, tell
+from cluster.store.sqlite_group import apply
 from cluster.store.sqlite_schema import is_busy, may_pass, refuse_foreign, when_free
 from cluster.store.statistics import StoreStatistics
 
@@ -30,7 +32,6 @@ _LARGEST_GROUP_BYTES: Final = 16 * 1024 * 1024
 _EXIT_PATIENCE_SECONDS: Final = 5.0
 
 _Result: TypeAlias = Answer | Exception
-_T = TypeVar("_T")
 
 
 class _Job(msgspec.Struct, frozen=True):
@@ -76,10 +77,10 @@ class SqliteWriter:
         self._thread.start()
 
     def submit(self, operation: Operation) -> asyncio.Future[Answer]:
-        """Queue an operation. Cancelling the future does not take it back."""
+        """Queue an operation. Cancelling the future does not take it back. Raises ``ValueError``, see ``check``."""
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(f"{self.path}: a store belongs to the event loop in which it was opened")
-        size = len(operation.state) if isinstance(operation, Commit) and operation.state is not None else 0
+        size = check(operation)
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._queue.put(_Job(operation, size, answer))
         return answer
@@ -117,7 +118,7 @@ class SqliteWriter:
             if self._lock is not None:
                 self._lock.release()
             atexit.unregister(self._finish_at_exit)
-            self._tell(_resolve, self.closed, None)
+            tell(self._loop, resolve, self.closed, None)
 
     def _open(self) -> bool:
         try:
@@ -126,12 +127,12 @@ class SqliteWriter:
             self._connect()
         except sqlite3.Error as error:
             kind = StoreUnavailable if may_pass(error) else UnusableStore
-            self._tell(_resolve, self.opened, kind(self._explain(error)))
+            tell(self._loop, resolve, self.opened, kind(self._explain(error)))
             return False
         except Exception as error:  # it reaches whoever opens the store
-            self._tell(_resolve, self.opened, error)
+            tell(self._loop, resolve, self.opened, error)
             return False
-        self._tell(_resolve, self.opened, self._id)
+        tell(self._loop, resolve, self.opened, self._id)
         return True
 
     def _connect(self) -> sqlite3.Connection:
@@ -233,37 +234,17 @@ class SqliteWriter:
         self, answers: list[tuple[asyncio.Future[Answer], _Result]], *, refused: frozenset[str] = frozenset()
     ) -> None:
         self._operations += len(answers)
-        self._tell(self._answer, answers, refused)
+        tell(self._loop, self._answer, answers, refused)
 
     def _answer(self, answers: list[tuple[asyncio.Future[Answer], _Result]], refused: frozenset[str]) -> None:
         for answer, result in answers:
-            _resolve(answer, result)
+            resolve(answer, result)
         if refused:
             self._queue.put(_Reported(refused))
 
-    def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-            self._loop.call_soon_threadsafe(callback, *arguments)
-
     def _explain(self, error: sqlite3.Error) -> str:
-        name = getattr(error, "sqlite_errorname", type(error).__name__)
-        if is_busy(error):
-            cause = f"another process held it for {self._busy_timeout:g} s"
-        elif name == "SQLITE_FULL":
-            cause = "the disk is full (it goes on by itself once there is space)"
-        else:
-            cause = f"{error} ({name})"
-        return f"{self.path}: {cause}; nothing was written"
+        return f"{explain(error, self.path, busy_timeout=self._busy_timeout)}; nothing was written"
 
     def _finish_at_exit(self) -> None:
         self.stop()
         self._thread.join(_EXIT_PATIENCE_SECONDS)
-
-
-def _resolve(future: "asyncio.Future[_T]", result: "_T | Exception") -> None:
-    if future.done():
-        return  # the caller was cancelled
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)

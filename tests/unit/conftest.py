@@ -53,7 +53,7 @@ async def start() -> AsyncIterator[Start]:
         types = [actor._type for actor in actors]
         runtime = Runtime(
             actors,
-            directory=directory or LonelyDirectory(types, era=next(_eras)),
+            directory=directory or LonelyDirectory(types, era=(era := next(_eras)), name=f"local.{era}"),
             transport=NoTransport(),
             store=store or ScriptedStore(),
             clock=clock or SystemClock(),

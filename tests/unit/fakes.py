@@ -8,7 +8,7 @@ import msgspec
 
 from actors.alone import LonelyDirectory
 from actors.envelope import Envelope
-from actors.ports import Commit, Route
+from actors.ports import Commit, Opened, Route
 from cluster.store.memory import MemoryData, MemoryStore
 
 T = TypeVar("T")
@@ -57,10 +57,13 @@ class ManualClock:
     """The port's clock, set by hand."""
 
     def __init__(self, now: float = 100.0) -> None:
-        self.time = now
+        self.monotonic = now
 
     def now(self) -> float:
-        return self.time
+        return self.monotonic
+
+    def time(self) -> float:
+        return 1_700_000_000.0 + self.monotonic
 
 
 class LeasedDirectory(LonelyDirectory):
@@ -116,11 +119,11 @@ class ScriptedStore(MemoryStore):
         """Let waiting commits take effect."""
         self._gate.set()
 
-    async def open(self, address: str, epoch: int) -> bytes | None:
+    async def open(self, address: str, epoch: int, host: str = "") -> Opened:
         self.opened.append(address)
         if self.open_failures:
             raise self.open_failures.pop(0)
-        return await super().open(address, epoch)
+        return await super().open(address, epoch, host)
 
     async def commit(self, commit: Commit) -> None:
         self.attempts += 1

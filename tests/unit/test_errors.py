@@ -28,7 +28,9 @@ def drawn_tree() -> dict[str, str]:
 
 def test_the_tree_is_as_the_module_draws_it() -> None:
     assert drawn_tree() == {
-        kind.__name__: kind.__mro__[1].__name__ for kind in CLASSES if kind is not actors.ActorError
+        kind.__name__: kind.__mro__[1].__name__
+        for kind in CLASSES
+        if issubclass(kind, Exception) and kind is not actors.ActorError
     }
     assert actors.ActorError.__base__ is Exception
 
@@ -40,7 +42,9 @@ def test_the_tree_groups_errors_as_the_contract_says() -> None:
     }  # fmt: skip
     tree = drawn_tree()
     assert rejected <= {name for name, parent in tree.items() if parent == "Rejected"}
-    assert {name for name, parent in tree.items() if parent == "OutcomeUnknown"} == {"Timeout", "ConnectionLost"}
+    assert {name for name, parent in tree.items() if parent == "OutcomeUnknown"} == {
+        "Timeout", "ConnectionLost", "MessageParked",
+    }  # fmt: skip
     assert tree["ActorFailed"] == tree["TurnInterrupted"] == "ActorError"
 
 

@@ -158,7 +158,7 @@ async def test_not_here_looks_again_and_keeps_the_order(here: Here) -> None:
     await soon(asyncio.gather(*calls))
 
 
-async def test_a_lost_link_fails_what_was_sent_and_resends_what_was_not(here: Here) -> None:
+async def test_a_lost_link_resends_everything_and_says_what_may_have_run(here: Here) -> None:
     calls = start(1, 2)
     await here.resolve()
     first, second = here.requests()
@@ -166,14 +166,30 @@ async def test_a_lost_link_fails_what_was_sent_and_resends_what_was_not(here: He
     link.closed = True
     here.directory.elsewhere = "c.1"
     here.runtime.on_closed(link, [second])
-    with pytest.raises(ConnectionLost, match=r"session-1.*b\.1"):
-        await soon(calls[0])
     await here.resolve("c.1")
-    [again] = here.requests("c.1")
-    assert values([again]) == [2]
-    here.reply(again, "ok", silo="c.1")
-    assert await soon(calls[1]) == "ok"
-    assert first.id != again.id
+    again = here.requests("c.1")
+    assert values(again) == [1, 2]
+    assert [request.attempt for request in again] == [1, 0]
+    assert [request.message_id for request in again] == [first.message_id, second.message_id]
+    for request in again:
+        here.reply(request, "ok", silo="c.1")
+    assert await soon(asyncio.gather(*calls)) == ["ok", "ok"]
+
+
+async def test_a_call_whose_silos_are_lost_again_and_again_ends_as_connection_lost(here: Here) -> None:
+    [call] = start(1)
+    await here.resolve()
+    limit = here.runtime.settings.max_attempts
+    for attempt in range(limit + 1):
+        [request] = here.requests()
+        assert request.attempt == attempt
+        link = here.transport.links.pop("b.1")
+        link.closed = True
+        here.runtime.on_closed(link, [])
+        if attempt < limit:
+            await here.resolve()
+    with pytest.raises(ConnectionLost, match=r"session-1.*b\.1"):
+        await soon(call)
 
 
 async def test_an_answer_from_a_link_that_the_call_has_left_is_ignored(here: Here) -> None:

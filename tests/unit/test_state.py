@@ -156,8 +156,8 @@ async def test_references_in_a_state_come_back_as_references(start: Start, store
     assert await soon(Person.ref("1").greet()) == ["bob got hi"] * 4
 
 
-async def test_an_actor_without_state_has_nothing_to_do_with_the_store(start: Start, store: ScriptedStore) -> None:
-    class Plain(Actor):
+async def test_an_actor_that_keeps_nothing_has_nothing_to_do_with_the_store(start: Start, store: ScriptedStore) -> None:
+    class Plain(Actor, persist="never"):
         async def receive(self, message: object) -> object:
             return message
 

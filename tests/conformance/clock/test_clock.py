@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_does_not_follow_the_wall_clock(clock: Clock, monkeypatch: pytest.Monkey
         monkeypatch.setattr(time, "time", lambda jump=jump: jump)
         monkeypatch.setattr(time, "time_ns", lambda jump=jump: jump * 10**9)
         assert 0 <= clock.now() - before < 60
+
+
+def test_tells_the_time_of_day(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored for later, perhaps for another machine, is told in seconds since 1970, as the wall clock says."""
+    before = datetime.now(UTC)
+    told = datetime.fromtimestamp(clock.time(), UTC)
+    assert before <= told <= datetime.now(UTC)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert clock.time() == 1e9
 
 
 def test_two_of_a_kind_agree(clock: Clock) -> None:

@@ -30,6 +30,33 @@ async def test_an_unknown_type_is_refused_with_the_known_ones(house: House) -> N
 
 
 @each
+async def test_the_members_of_a_type_are_those_that_host_it(house: House) -> None:
+    n1 = await house.join("n1")
+    assert list(n1.members()) == list(n1.members("session")) == [n1.silo]
+    assert list(n1.members("tale")) == []
+
+
+@each
+async def test_a_silo_that_drains_is_a_member_but_hosts_nothing_new(house: House) -> None:
+    n1 = await house.join("n1")
+    await house.drain(n1)
+    async with asyncio.timeout(10):
+        while list(n1.members("session")):
+            await asyncio.wait({asyncio.ensure_future(n1.changed())}, timeout=0.05)
+    assert list(n1.members()) == [n1.silo]
+
+
+@each_of_several
+async def test_all_members_are_told_in_the_same_order(house: House) -> None:
+    """What each of them reckons from the list has to come out the same."""
+    directories = [await house.join(name) for name in ("n2", "n1", "n3")]
+    silos = sorted(directory.silo for directory in directories)
+    for directory in directories:
+        await knows(directory, *silos)
+        assert list(directory.members()) == list(directory.members("session")) == silos
+
+
+@each
 async def test_nothing_is_placed_where_everyone_drains(house: House) -> None:
     n1 = await house.join("n1")
     await house.drain(n1)

@@ -5,10 +5,12 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import pytest
 
+from cluster.store import LocalStore
 from tests.conformance.store.adapters import ADAPTERS, NewPlace, Place
 
 WRITER = Path(__file__).with_name("acknowledging_writer.py")
@@ -69,6 +71,20 @@ def _write_until_killed(url: str, epoch: int, *, acknowledgements: int) -> tuple
 async def _states(place: Place, addresses: list[str], epoch: int) -> dict[str, int]:
     store = await place.open()
     try:
-        return {address: int(await store.open(address, epoch) or b"0") for address in addresses}
+        return {address: await _whole(store, address, epoch) for address in addresses}
     finally:
         await store.close()
+
+
+async def _whole(store: LocalStore, address: str, epoch: int) -> int:
+    """The number that the address has counted to. Fails if what is stored is of several commits."""
+    opened = await store.open(address, epoch)
+    number = int(opened.state or b"0")
+    names = [b"%08d" % counted for counted in range(max(number - 2, 1), number + 1)]
+    hot = {b"\5" + name: name for name in names}
+    cold = {b"\x80" + name: name * 50 for name in names}
+    assert opened.records == hot, f"{address}, epoch {epoch}, counted to {number}"
+    assert dict(await store.read(address, b"", b"\xff", limit=100)) == hot | cold, f"{address}, epoch {epoch}"
+    wakes = [due.wake for due in await store.due(inf, hosts=(), limit=100) if due.address == address]
+    assert wakes == ([number] if number else []), f"{address}, epoch {epoch}"
+    return number

@@ -1,0 +1,127 @@
+"""Handlers that every actor has. Their names begin with ``$``, so that no user's handler can be meant."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from actors import codec, failure, records
+from actors.context import gathering_turn
+from actors.effects import Effects
+from actors.errors import MessageParked, Rejected
+from actors.handler import Lane
+from actors.records import BESIDE, JOURNAL, MESSAGE, PARKED, ChannelItem, Done, Parked, Pending
+
+if TYPE_CHECKING:
+    from actors.actor import Actor
+
+REMINDER: Final = "$reminder"
+TIMER: Final = "$timer"
+SUBSCRIBE: Final = "$subscribe"
+PUBLISH: Final = "$publish"
+DELETE: Final = "$delete"
+RESOLVE: Final = "$parked"
+
+OWN: Final = (REMINDER, TIMER)
+"""What an activation sends to itself."""
+
+
+def _gathered() -> Effects:
+    turn = gathering_turn()
+    assert turn is not None
+    return turn.gathered
+
+
+async def reminder(actor: "Actor", name: str) -> None:
+    """A reminder is due."""
+    await actor.on_reminder(name)
+
+
+async def timer(actor: "Actor", number: int) -> None:
+    """A timer has fired."""
+    found = actor._activation.timers.get(number)
+    if found is not None:
+        await found.run()
+
+
+async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIterator[Any]:
+    """The entries of a channel behind an offset, as (offset, kind, value), and then those to come.
+
+    Ends with "closed" if the channel was deleted; an end without it means that the activation goes.
+    """
+    activation = actor._activation
+    log = activation.durable_side.channel(channel)
+    store, address = activation.runtime.store, activation.address
+    offset = log.first if after is None else max(after + 1, log.first)
+    log.join()
+    try:
+        while await log.wait(offset):
+            for found, item in await log.read(store, address, offset):
+                yield msgspec.Raw(records.encode((found, item.kind, msgspec.Raw(item.data))))
+                offset = found + 1
+        if log.erased:
+            yield msgspec.Raw(records.encode((log.next - 1, "closed", None)))
+    finally:
+        log.leave()
+
+
+async def publish(actor: "Actor", channel: str, value: Any) -> None:
+    """Add an entry to a channel, from outside of the actor."""
+    actor._activation.durable_side.channel(channel)
+    _gathered().items.setdefault(channel, []).append(ChannelItem("item", codec.encode(value)))
+
+
+async def delete(_: "Actor") -> None:
+    """Erase everything that is stored of the actor, and begin anew."""
+    effects = _gathered()
+    effects.erase = effects.renew = True
+
+
+async def resolve_parked(actor: "Actor", action: str, message_id: str) -> str:
+    """What an operator decides about a parked message; returns what it was.
+
+    "retry": run it again, with its journal. "skip": it failed; repeats of it get that answer. "drop": it never was.
+    """
+    if action not in ("retry", "skip", "drop"):
+        raise Rejected(f"{actor.address}: a parked message can be retried, skipped or dropped, not {action!r}")
+    activation = actor._activation
+    durable, store, address = activation.durable_side, activation.runtime.store, activation.address
+    rows = await store.read(address, PARKED, _behind(PARKED), limit=10_000)
+    parked = {
+        row.request.message_id: (key[1:], row)
+        for key, row in ((k, msgspec.msgpack.decode(v, type=Parked)) for k, v in rows)
+    }
+    if message_id not in parked:
+        raise Rejected(f"{address}: no message {message_id!r} is parked (parked: {', '.join(parked) or 'none'})")
+    number, row = parked[message_id]
+    effects = _gathered()
+    effects.drop.append(PARKED + number)
+    if action == "retry":
+        effects.put[MESSAGE + number] = records.encode(Pending(row.request))
+        effects.renew = True
+        durable.rows += 1
+    else:
+        for first in (JOURNAL + number, BESIDE + JOURNAL + number):
+            effects.drop += [key for key, _ in await store.read(address, first, _behind(first), limit=1_000_000)]
+        if action == "skip":
+            refusal = failure.refusal(0, MessageParked(f"{address}: the message was skipped: {row.reason}"))
+            expires = activation.runtime.clock.time() + activation.runtime.settings.retention
+            effects.put[MESSAGE + number] = records.encode(Done(message_id, expires, records.encode(refusal)))
+            effects.renew = True
+    durable.inbox.parked.discard(message_id)
+    return f"{row.request.handler or 'receive'}: {row.reason}"
+
+
+def _behind(prefix: bytes) -> bytes:
+    """The smallest key behind all that begin with the prefix."""
+    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+
+
+HANDLERS: Final[dict[str, tuple[Lane, Callable[..., Any]]]] = {
+    REMINDER: (Lane.TURN, reminder),
+    TIMER: (Lane.TURN, timer),
+    SUBSCRIBE: (Lane.CONTROL, subscribe),
+    PUBLISH: (Lane.CONTROL, publish),
+    DELETE: (Lane.TURN, delete),
+    RESOLVE: (Lane.TURN, resolve_parked),
+}

@@ -1,0 +1,73 @@
+"""Channels as their users see them: a name on an actor's address, to publish to and to read from."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from actors.builtin import SUBSCRIBE
+from actors.errors import ConnectionLost, Timeout
+
+if TYPE_CHECKING:
+    from actors.ref import ActorRef, Caller
+
+_PAUSE = 0.02
+
+
+class Event(NamedTuple):
+    """An entry of a channel.
+
+    ``kind``: "item"; "reset": readers discard what they have from offset ``data`` on, as it is told anew; "closed": the
+    channel has ended.
+    """
+
+    offset: int
+    data: Any
+    kind: str
+
+
+class Channel:
+    """A durable, ordered log of an actor, known as ``<address>/<name>``."""
+
+    __slots__ = ("_ref", "name")
+
+    def __init__(self, ref: "ActorRef", name: str) -> None:
+        if not name or len(name.encode()) > 256 or "/" in name or not name.isprintable():
+            raise ValueError(f"a channel's name is printable text of 1 to 256 bytes without '/', not {name!r}")
+        self._ref = ref
+        self.name = name
+
+    def publish(self, item: object) -> Coroutine[Any, Any, None]:
+        """Add an entry.
+
+        Inside a turn of the actor itself the entry is part of the turn's commit: readers see it when the turn has
+        ended well, or never. Otherwise it is durable when this returns.
+        """
+        from actors.ref import caller
+
+        return caller().publish(self._ref, self.name, item)
+
+    def subscribe(self, after: int | None = None) -> AsyncIterator[Event]:
+        """The entries behind offset ``after`` (None: everything that is retained), and then those to come.
+
+        Every entry once and in order, whatever fails: when the actor moves or its silo dies there is a pause. Ends
+        with an event of kind "closed" if the actor is deleted. Raises ``ClusterUnavailable`` when the actor cannot be
+        reached for the delivery timeout; subscribing again behind the last offset goes on from there.
+        """
+        from actors.ref import caller
+
+        return self._read(caller(), after)
+
+    async def _read(self, reader: "Caller", after: int | None) -> AsyncIterator[Event]:
+        while True:
+            with contextlib.suppress(ConnectionLost, Timeout):  # the next stream goes on behind what was passed on
+                async with contextlib.aclosing(reader.stream(self._ref, SUBSCRIBE, (self.name, after), {})) as entries:  # type: ignore[type-var]
+                    async for offset, kind, data in entries:
+                        after = offset
+                        yield Event(offset, data, kind)
+                        if kind == "closed":
+                            return
+            await asyncio.sleep(_PAUSE)
+
+    def __repr__(self) -> str:
+        return f"{self._ref!r}.channel({self.name!r})"

@@ -1,0 +1,391 @@
+"""The durable side of an activation with ``persist="turn"``: inbox, outbox, reminders and channels, and the one commit
+in which a turn changes them all.
+
+A commit is composed and handed to the store without an await in between, so that the store applies what belongs to one
+address in the order in which it was composed.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from actors import records
+from actors.channel_log import ChannelLog
+from actors.durable_state import DurableState
+from actors.effects import Effects
+from actors.envelope import Accepted, Envelope, Failure, Mode, Reply, Request
+from actors.inbox import Inbox
+from actors.outbox import Outbox
+from actors.ports import Commit, Opened
+from actors.records import (
+    CHANNEL,
+    FLOOR,
+    JOURNAL,
+    MESSAGE,
+    OUTBOX,
+    PAIR,
+    PARKED,
+    REMINDER,
+    ChannelHead,
+    ChannelItem,
+    Parked,
+    Pending,
+    Reminder,
+    encode,
+)
+from actors.reminders import Reminders
+
+if TYPE_CHECKING:
+    from actors.activation import Activation
+    from actors.turn import Turn
+
+_NO_EFFECTS = Effects()
+
+
+class Write(NamedTuple):
+    """A commit, and what may happen once it is durable."""
+
+    commit: Commit
+    then: list[Callable[[], None]]
+
+
+class Counter:
+    """Counts the numbers of one epoch, also over several activations under one claim."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Durable:
+    """What the store knows of an activation beside its state, and every change of it on the way there."""
+
+    __slots__ = (
+        "_activation", "_admitting", "_drop", "_floor", "_journals", "_then", "_wake", "_written", "channels",
+        "counter", "inbox", "outbox", "reminders", "rows", "state", "writes",
+    )  # fmt: skip
+
+    def __init__(self, activation: "Activation", state: DurableState | None, counter: Counter | None = None) -> None:
+        self._activation = activation
+        self.state = state
+        self.counter = counter or Counter()
+        self.writes = 0
+        """How many commits are under way."""
+        self.rows = 0
+        """How many unsettled messages the store has, or will have with the commits under way."""
+        self.inbox = Inbox(activation)
+        self.channels: dict[str, ChannelLog] | None = None
+        self.outbox: Outbox | None = None
+        self.reminders: Reminders | None = None
+        self._journals: dict[bytes, dict[bytes, bytes]] | None = None  # what was loaded, by message number
+        self._admitting: list[Turn] | None = None
+        self._drop: list[bytes] = []
+        self._then: list[Callable[[], None]] = []
+        self._wake: float | None = None
+        self._floor = 0
+        self._written: asyncio.Event | None = None
+
+    # -- what is there when the activation begins -------------------------------------------------------------------
+
+    def load(self, opened: Opened) -> list[tuple[bytes, Pending]]:
+        """Take over the stored rows; return the messages that are to be run, oldest first, with their numbers."""
+        pending: list[tuple[bytes, Pending]] = []
+        for key, value in opened.records.items():
+            kind, rest = key[:1], key[1:]
+            if kind == MESSAGE:
+                row = records.message_rows.decode(value)
+                if isinstance(row, Pending):
+                    pending.append((rest, row))
+                else:
+                    self.inbox.restore(row, rest)
+            elif kind == JOURNAL:
+                self._journals = self._journals or {}
+                self._journals.setdefault(rest[:16], {})[rest[16:]] = value
+            elif kind == OUTBOX:
+                self._outbox().restore(rest, msgspec.msgpack.decode(value, type=Request))
+            elif kind == REMINDER:
+                self._reminders().rows[rest.decode()] = msgspec.msgpack.decode(value, type=Reminder)
+            elif kind == PARKED:
+                self.inbox.parked.add(msgspec.msgpack.decode(value, type=Parked).request.message_id)
+            elif kind == CHANNEL:
+                self._add_channel(rest.decode(), msgspec.msgpack.decode(value, type=ChannelHead))
+            elif kind == FLOOR:
+                self._floor = msgspec.msgpack.decode(value, type=int)
+        self.rows = len(pending)
+        self._wake = self._next_wake()
+        return pending
+
+    def start(self) -> None:
+        """The activation is active: go on with what a former one left."""
+        if self.outbox is not None:
+            self.outbox.start()
+        if self.reminders is not None:
+            self.reminders.start()
+
+    def stop(self) -> None:
+        """The activation has ended."""
+        if self.outbox is not None:
+            self.outbox.stop()
+        if self.reminders is not None:
+            self.reminders.stop()
+        self.end_readers()
+
+    def end_readers(self) -> None:
+        """Let the readers of the channels look for the next activation."""
+        for channel in (self.channels or {}).values():
+            channel.end_readers()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is on its way: to the store, or to other actors."""
+        return self.writes > 0 or bool(self._admitting) or (self.outbox is not None and self.outbox.busy)
+
+    def write_ended(self) -> None:
+        """A commit has been answered."""
+        self.writes -= 1
+        if self._written is not None and not self.writes:
+            self._written.set()
+
+    async def written(self) -> None:
+        """Return when no commit is under way."""
+        while self._admitting or self.writes:
+            self._written = asyncio.Event()
+            if self.writes:
+                await self._written.wait()
+            else:
+                await asyncio.sleep(0)  # the next commit is about to be composed
+
+    def journal_of(self, turn: "Turn") -> dict[bytes, bytes]:
+        """What was journaled of the turn's message before this activation: rows by path."""
+        return self._journals.pop(turn.number, {}) if self._journals else {}
+
+    def channel(self, name: str) -> ChannelLog:
+        """The log of a channel of this actor."""
+        found = self.channels.get(name) if self.channels else None
+        return found or self._add_channel(name, ChannelHead(self._floor, self._floor))
+
+    def _add_channel(self, name: str, head: ChannelHead) -> ChannelLog:
+        if self.channels is None:
+            self.channels = {}
+        log = self.channels[name] = ChannelLog(name, head)
+        return log
+
+    def _outbox(self) -> Outbox:
+        if self.outbox is None:
+            self.outbox = Outbox(self._activation)
+        return self.outbox
+
+    def _reminders(self) -> Reminders:
+        if self.reminders is None:
+            self.reminders = Reminders(self._activation)
+        return self.reminders
+
+    def next_number(self) -> bytes:
+        """A number above all that this address has ever used."""
+        self.counter.value += 1
+        return records.number(self._activation.epoch, self.counter.value)
+
+    # -- messages that come in --------------------------------------------------------------------------------------
+
+    def admit(self, turn: "Turn") -> None:
+        """Make the message durable, and only then tell its sender that it was accepted."""
+        turn.number = self.next_number()
+        if self._admitting is None:
+            self._admitting = []
+        self._admitting.append(turn)
+        if len(self._admitting) == 1:
+            self._activation.runtime.spawn(self._admit())
+
+    async def _admit(self) -> None:
+        turns, self._admitting = self._admitting or [], None
+        turns = [turn for turn in turns if not turn.row and self.inbox.holds(turn)]
+        if not turns:
+            return
+        put: dict[bytes, bytes] = {}
+        for turn in turns:
+            self._put_message(put, turn)
+        if await self._activation.write(self.compose(put=put)):
+            for turn in turns:
+                turn.accepted()
+
+    def _put_message(self, put: dict[bytes, bytes], turn: "Turn") -> None:
+        request = turn.request
+        turn.number = turn.number or self.next_number()
+        turn.row = True
+        self.rows += 1
+        put[MESSAGE + turn.number] = encode(Pending(request, turn.adoptions))
+        if request.number:
+            put[PAIR + request.sender.encode()] = request.number
+        if turn.reminder is not None:
+            self._reminders().advance(turn.reminder, put, self._drop)
+            self._then.append(self._reminders().start)
+            turn.reminder = None
+
+    # -- commits ----------------------------------------------------------------------------------------------------
+
+    def compose(
+        self,
+        *,
+        state: bytes | None = None,
+        put: Mapping[bytes, bytes] | None = None,
+        drop: Sequence[bytes] = (),
+        erase: bool = False,
+        asleep: bool = False,
+    ) -> Write:
+        """A commit of these effects and of everything that waited for one. It must be handed to the store at once."""
+        dropped, self._drop = [*self._drop, *self.inbox.take_forgotten(), *drop], []
+        if self.outbox is not None:
+            dropped += self.outbox.take_delivered()
+        wake = self._next_wake()
+        changed, self._wake = wake != self._wake or erase, wake
+        then, self._then = self._then, []
+        return Write(
+            Commit(
+                address=self._activation.address,
+                epoch=self._activation.epoch,
+                state=state,
+                put=put or {},
+                drop=dropped,
+                erase=erase,
+                wake=wake if changed else UNSET,
+                asleep=asleep,
+            ),
+            then,
+        )
+
+    def _next_wake(self) -> float | None:
+        if self.rows > 0 or (self.outbox is not None and self.outbox.pending):
+            now = self._activation.runtime.clock.time()
+            return self._wake if self._wake is not None and self._wake <= now else now
+        return self.reminders.next_due() if self.reminders is not None else None
+
+    def journal(
+        self,
+        turn: "Turn",
+        put: dict[bytes, bytes],
+        drop: list[bytes],
+        effects: Effects | None,
+        publish: tuple[str, list[ChannelItem]] | None,
+    ) -> tuple[Write, int]:
+        """A commit in the middle of a turn: from now on its message is run to its end, whatever happens.
+
+        Returns it with the offset of the first entry that it publishes.
+        """
+        offset = -1
+        if not turn.row:
+            self._put_message(put, turn)
+        if effects:
+            also, gone = self._gather(effects)
+            put.update(also)
+            drop = drop + gone
+        if publish is not None:
+            offset = self.publish(*publish, put)
+        return self.compose(put=put, drop=drop), offset
+
+    def apart(self, effects: Effects) -> Write:
+        """A commit of effects that belong to no turn."""
+        put, drop = self._gather(effects)
+        return self.compose(put=put, drop=drop)
+
+    def settle(self, turn: "Turn", answer: Envelope, state: bytes | None) -> Write | None:
+        """The commit that ends a turn, None if there is nothing to write."""
+        request, effects = turn.request, turn.effects or _NO_EFFECTS
+        self.inbox.remove(turn)
+        if state is None and not effects and not turn.row and not (request.key and turn.answerable):
+            return None
+        put, drop = self._gather(effects)
+        drop += turn.journaled
+        self.rows -= turn.row
+        if request.number and not turn.row:
+            put[PAIR + request.sender.encode()] = request.number
+        if self.inbox.keep_answer(turn, self._for_repeats(turn, answer), put):
+            if isinstance(answer, Reply | Failure | Accepted):
+                answer.recorded = True
+        elif turn.row:
+            drop.append(MESSAGE + turn.number)
+        if effects.erase:
+            self._keep_what_waits(put)
+        elif state is not None and self.state is not None:
+            self._then.append(partial(self.state.stored, state))
+            state = self.state.write(state, put, drop)
+        return self.compose(state=state, put=put, drop=drop, erase=effects.erase)
+
+    @staticmethod
+    def _for_repeats(turn: "Turn", answer: Envelope) -> bytes:
+        return encode(answer) if turn.request.mode is Mode.ASK or turn.request.key else b""
+
+    def _gather(self, effects: Effects) -> tuple[dict[bytes, bytes], list[bytes]]:
+        put, drop = dict(effects.put), list(effects.drop)
+        if effects.sends:
+            rows = [(self.next_number(), sent) for sent in effects.sends]
+            put.update({OUTBOX + number: encode(sent) for number, sent in rows})
+            self._outbox().pending += len(rows)
+            self._then.append(partial(self._outbox().add, rows))
+        for name, items in effects.items.items():
+            self.publish(name, items, put)
+        if effects.reminders:
+            self._reminders().change(effects.reminders, put, drop)
+            self._then.append(self._reminders().start)
+        return put, drop
+
+    def publish(self, name: str, items: Sequence[ChannelItem], put: dict[bytes, bytes]) -> int:
+        """Add entries of a channel to a commit, and show them to its readers afterwards; return the first offset."""
+        channel, at = self.channel(name), self._activation.runtime.clock.time()
+        stamped = [ChannelItem(item.kind, item.data, at) for item in items]
+        first = channel.next
+        for item in stamped:
+            channel.append(put, item)
+        self._then.append(partial(channel.committed, first, stamped))
+        return first
+
+    def _keep_what_waits(self, put: dict[bytes, bytes]) -> None:
+        """Of everything that is erased keep the messages that wait, and where the channels have come to."""
+        for turn in self.inbox.turns():
+            if turn.row:
+                put[MESSAGE + turn.number] = encode(Pending(turn.request))
+        self._drop, self.reminders = [], None
+        self._floor = max([self._floor, *(channel.next for channel in (self.channels or {}).values())])
+        if self._floor:
+            put[FLOOR] = encode(self._floor)
+        for channel in (self.channels or {}).values():
+            self._then.append(channel.erase)
+
+    def park(self, turn: "Turn", reason: str) -> Write:
+        """The commit that takes a message out of the inbox until an operator decides; its journal stays."""
+        self.inbox.remove(turn)
+        self.inbox.parked.add(turn.request.message_id)
+        self.rows -= turn.row
+        row = Parked(turn.request, reason, self._activation.runtime.clock.time())
+        return self.compose(put={PARKED + turn.number: encode(row)}, drop=[MESSAGE + turn.number])
+
+    def adopt(self, turn: "Turn") -> Write:
+        """The commit that counts one more start of a message that a lost silo had begun."""
+        turn.adoptions += 1
+        return self.compose(put={MESSAGE + turn.number: encode(Pending(turn.request, turn.adoptions))})
+
+    def give_back(self, turn: "Turn") -> Write:
+        """The commit that lets the next start of a message not count: this silo leaves in good order."""
+        return self.compose(put={MESSAGE + turn.number: encode(Pending(turn.request, turn.adoptions - 1))})
+
+    def fall_asleep(self, state: bytes | None) -> Write | None:
+        """The last commit, which leaves the wake-up time to whoever is there; None if there is nothing to say."""
+        if self._wake is None and state is None:
+            return None
+        put: dict[bytes, bytes] = {}
+        drop: list[bytes] = []
+        if state is not None and self.state is not None:
+            state = self.state.write(state, put, drop)
+        return self.compose(state=state, put=put, drop=drop, asleep=self._wake is not None)
+
+    def flush(self) -> None:
+        """Tell the store what was delivered, unless another commit does so first."""
+        self._activation.runtime.spawn(self._flush())
+
+    async def _flush(self) -> None:
+        if self.outbox is not None and self.outbox.has_delivered:
+            await self._activation.write(self.compose())

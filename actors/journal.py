@@ -1,0 +1,386 @@
+"""The journal of a turn: which of its steps have run, and with what result.
+
+A turn that runs again after a crash gets the journaled results of its finished steps and runs only the others. Steps
+are known by name, and by the count of the name where it repeats; a step that is called inside of another one is known
+below that. What the code calls has to fit what was journaled: else the message is parked, and nothing is run or
+corrupted.
+"""
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from actors import codec, failure, records
+from actors.effects import Effects
+from actors.errors import ClusterUnavailable, PayloadTooLarge, SerializationFailed, StepInterrupted
+from actors.records import BESIDE, JOURNAL, ChannelItem, Deltas, Finished, JournalRow, Raised, Started, encode
+from actors.stream_writer import StreamWriter
+
+if TYPE_CHECKING:
+    from actors.turn import Turn
+
+T = TypeVar("T")
+
+_MAX_NAME = 200
+_MAX_PATH = 600
+_BELOW = "\x1e"  # between the name of a step and that of one inside of it
+_PATIENCE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a step's body is run again when it raises, and after which pauses (seconds).
+
+    The pause before the n-th retry is ``delay * factor ** (n - 1)``, at most ``longest``. ``on``: which exceptions are
+    worth it. What the last attempt raises is the step's outcome, and is journaled as such.
+    """
+
+    attempts: int = 3
+    delay: float = 0.5
+    factor: float = 2.0
+    longest: float = 60.0
+    on: type[Exception] | tuple[type[Exception], ...] = Exception
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.delay < 0 or self.factor < 1 or self.longest < 0:
+            raise ValueError(f"attempts from 1, delay and longest from 0 and factor from 1 are needed, not {self}")
+
+
+class JournalMismatch(BaseException):
+    """The code calls something else than what was journaled. Ends the turn, whose message is then parked."""
+
+
+class Step(NamedTuple):
+    """The step that runs now: where it stands, and what it has done."""
+
+    path: str
+    effects: Effects
+
+
+current_step: ContextVar[Step | None] = ContextVar("agentsilo_step", default=None)
+
+
+class Journal:
+    """The steps of one turn."""
+
+    __slots__ = ("_arrived", "_counts", "_loaded", "_recorded", "_started", "_turn", "_unused", "keys", "writers")
+
+    def __init__(self, turn: "Turn", rows: Mapping[bytes, bytes]) -> None:
+        self._turn = turn
+        self._started = turn.activation.runtime.loop.time()
+        self._counts: dict[str, int] = {}
+        self._recorded: dict[str, JournalRow] = {}
+        self._loaded: dict[str, list[Deltas]] = {}
+        self._arrived: asyncio.Event | None = None
+        self.keys: list[bytes] = []
+        """The keys of the rows that go when the turn is over."""
+        self.writers: list[StreamWriter] = []
+        for key, value in rows.items():
+            path, nul, _ = key.partition(b"\0")
+            row = records.journal_rows.decode(value)
+            if nul:
+                assert isinstance(row, Deltas)
+                self._loaded.setdefault(path.decode(), []).append(row)
+            else:
+                self._recorded[path.decode()] = row
+            self.keys.append(JOURNAL + turn.number + key)
+            if isinstance(row, Finished) and row.value is None:
+                self.keys.append(BESIDE + JOURNAL + turn.number + key)
+        self._unused = self._recorded.keys() | self._loaded.keys()
+
+    # -- steps ------------------------------------------------------------------------------------------------------
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        once: bool,
+        retry: Retry | None,
+    ) -> Any:
+        """See ``Actor.step``."""
+        if not callable(function):
+            raise TypeError(f"step {name!r}: {function!r} is not callable")
+        if once and retry is not None and retry.attempts > 1:
+            raise ValueError(f"step {name!r}: a body that runs at most once cannot be retried")
+        path, label = self._enter(name), _label(function)
+        row = self._take(path, label)
+        if row is None:
+            return await self._run(path, label, function, args, kwargs, once=once, retry=retry)
+        if isinstance(row, Started):
+            raise StepInterrupted(
+                f"{self._turn.where}: step {_shown(path)} ({label}) was started once and its silo was lost before the "
+                "result was journaled; it may have had effects and is not run again"
+            )
+        if isinstance(row, Raised):
+            raise failure.to_original(row.failure)
+        assert isinstance(row, Finished)
+        value = row.value if row.value is not None else await self._large(path)
+        return codec.decode(value, trusted=True)
+
+    async def _run(
+        self,
+        path: str,
+        label: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        once: bool,
+        retry: Retry | None,
+    ) -> Any:
+        await self._catch_up(path, label)
+        elapsed = self._elapsed()
+        if once:
+            await self._write(path, Started(label, elapsed))
+        step = Step(path, Effects())
+        token = current_step.set(step)
+        try:
+            result = await self._attempt(function, args, kwargs, retry)
+            payload = self._encode(path, result)
+        except Exception as error:
+            await self._write(path, Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
+            raise
+        finally:
+            current_step.reset(token)
+        self._turn.check_runs()
+        large = len(payload) > records.LARGE
+        row = Finished(label, elapsed, None if large else payload)
+        await self._write(path, row, beside=payload if large else None, effects=step.effects)
+        return codec.decode(payload, trusted=True)
+
+    async def _attempt(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], retry: Retry | None
+    ) -> Any:
+        pause = retry.delay if retry is not None else 0.0
+        for left in reversed(range(retry.attempts if retry is not None else 1)):
+            try:
+                return await _call(function, args, kwargs)
+            except Exception as error:
+                if not left or retry is None or not isinstance(error, retry.on):
+                    raise
+                self._turn.activation.actor.log.warning("a step will be tried again in %g s: %r", pause, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * retry.factor, retry.longest)
+        raise AssertionError
+
+    def _encode(self, path: str, value: object) -> bytes:
+        try:
+            payload = codec.encode(value)
+            codec.decode(payload, trusted=True)  # it must come back, or a recovery could not go on
+        except Exception as error:
+            raise SerializationFailed(
+                f"{self._turn.where}: the result of step {_shown(path)} ({type(value).__name__}) cannot be stored: "
+                f"{error}. Return plain data, a dataclass or anything that pickles"
+            ) from error
+        limit = self._turn.activation.runtime.settings.max_payload
+        if len(payload) > limit:
+            raise PayloadTooLarge(
+                f"{self._turn.where}: the result of step {_shown(path)} has {len(payload)} bytes, the limit is {limit}"
+            )
+        return payload
+
+    async def _large(self, path: str) -> bytes:
+        activation = self._turn.activation
+        key = BESIDE + self._key(path)
+        try:
+            rows = await activation.runtime.store.read(activation.address, key, key + b"\0", limit=1)
+        except Exception as error:
+            raise ClusterUnavailable(f"{self._turn.where}: a journaled value cannot be read: {error}") from error
+        return rows[0][1]
+
+    # -- streams ----------------------------------------------------------------------------------------------------
+
+    async def stream(
+        self,
+        name: str,
+        start: Callable[..., Any],
+        args: tuple[Any, ...],
+        resume: Callable[..., Any] | None,
+        channel: str | None,
+    ) -> AsyncIterator[Any]:
+        """See ``Actor.stream_step``."""
+        path, label = self._enter(name), _label(start)
+        chunks = self._loaded.get(path, [])
+        row = self._take(path, label)
+        over = isinstance(row, Finished | Raised)
+        deltas: list[Any] = []
+        if over or resume is not None:
+            for payload in [payload for chunk in chunks for payload in chunk.deltas]:
+                deltas.append(codec.decode(payload, trusted=True))
+                yield codec.decode(payload, trusted=True)
+        if isinstance(row, Raised):
+            raise failure.to_original(row.failure)
+        if over:
+            return
+        await self._catch_up(path, label)
+        writer = StreamWriter(self._turn, self, self._key(path), channel, chunks=len(chunks))
+        self.writers.append(writer)
+        elapsed = self._elapsed()
+        if chunks and resume is None:
+            writer.start_anew(chunks)
+        source = start(*args) if not chunks or resume is None else resume(deltas, *args)
+        try:
+            if inspect.isawaitable(source):
+                source = await source
+            async for delta in source:
+                self._turn.check_runs()
+                payload = self._encode(path, delta)
+                await writer.add(payload)
+                yield codec.decode(payload, trusted=True)
+        except Exception as error:
+            await writer.finish(Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
+            raise
+        else:
+            await writer.finish(Finished(label, elapsed, b"\xc0"))
+        finally:
+            await _close(source)
+
+    async def finish(self) -> None:
+        """The handler is at its end: wait until what it streamed is durable. Raises ``JournalMismatch``."""
+        for writer in self.writers:
+            await writer.flush()
+        if self._unused and self._turn.park_for is None:
+            raise self._mismatch("the handler ended without them")
+
+    # -- names and rows ---------------------------------------------------------------------------------------------
+
+    def _enter(self, name: str) -> str:
+        if not name or len(name.encode()) > _MAX_NAME or not name.isprintable():
+            raise ValueError(f"a step's name is printable text of 1 to {_MAX_NAME} bytes, not {name!r}")
+        outer = current_step.get()
+        path = name if outer is None else f"{outer.path}{_BELOW}{name}"
+        count = self._counts[path] = self._counts.get(path, 0) + 1
+        if count > 1:
+            path = f"{path}:{count}"
+            self._counts[path] = self._counts.get(path, 0) + 1  # also if a step has that very name
+        if len(path.encode()) > _MAX_PATH:
+            raise ValueError(f"steps are nested too deeply: {_shown(path)}")
+        return path
+
+    def _key(self, path: str) -> bytes:
+        turn = self._turn
+        turn.number = turn.number or turn.activation.durable_side.next_number()
+        return JOURNAL + turn.number + path.encode()
+
+    def _elapsed(self) -> float:
+        return self._turn.activation.runtime.loop.time() - self._started
+
+    def _take(self, path: str, label: str) -> JournalRow | None:
+        """What was journaled under the path, which the code has now come to."""
+        row = self._recorded.get(path)
+        if row is None and path not in self._loaded:
+            return None
+        if row is not None and not isinstance(row, Deltas) and row.function != label:
+            raise self._mismatch(f"the code calls {label} as step {_shown(path)}")
+        self._use(path)
+        if isinstance(row, Finished | Raised):
+            for inner in [inner for inner in self._unused if inner.startswith(path + _BELOW)]:
+                self._use(inner)  # an outer step that is over covers what ran inside of it
+        return row
+
+    def _use(self, path: str) -> None:
+        self._unused.discard(path)
+        if not self._unused and self._arrived is not None:
+            self._arrived.set()
+
+    async def _catch_up(self, path: str, label: str) -> None:
+        """Before anything new is run: the code has to come to everything that was journaled, if only in parallel.
+
+        It is given the time that it took at first, and half as much again.
+        """
+        if not self._unused:
+            return
+        before = [
+            row.elapsed
+            for name in self._unused
+            if isinstance(row := self._recorded.get(name), Started | Finished | Raised)
+        ]
+        left = max(before, default=0.0) * 1.5 + _PATIENCE - self._elapsed()
+        if self._arrived is None:
+            self._arrived = asyncio.Event()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                await self._arrived.wait()
+        except TimeoutError:
+            raise self._mismatch(f"the code calls {label} as step {_shown(path)} instead") from None
+
+    def _mismatch(self, what: str) -> JournalMismatch:
+        known = sorted(self._recorded.keys() | self._loaded.keys())
+        lines = [
+            f"{'- not called' if path in self._unused else '  called    '}  {self._described(path)}" for path in known
+        ]
+        reason = f"the journal does not fit the code: {what}. Journaled steps:\n" + "\n".join(lines)
+        self._turn.park_for = reason
+        return JournalMismatch(reason)
+
+    def _described(self, path: str) -> str:
+        row = self._recorded.get(path)
+        if isinstance(row, Started | Finished | Raised):
+            return f"{_shown(path)} ({row.function}, {type(row).__name__.lower()})"
+        return f"{_shown(path)} (a stream that was under way)"
+
+    async def _write(
+        self, path: str, row: JournalRow, *, beside: bytes | None = None, effects: Effects | None = None
+    ) -> None:
+        key = self._key(path)
+        put = {key: encode(row)}
+        if beside is not None:
+            put[BESIDE + key] = beside
+        await self.write(put, effects=effects)
+
+    async def write(
+        self,
+        put: dict[bytes, bytes],
+        *,
+        drop: list[bytes] | None = None,
+        effects: Effects | None = None,
+        publish: tuple[str, list[ChannelItem]] | None = None,
+    ) -> int:
+        """Make rows durable, and the effects and entries of a channel with them; return the offset of the first entry.
+
+        Raises ``CancelledError`` where the turn can go on no more.
+        """
+        turn = self._turn
+        turn.check_runs()
+        self.keys += put
+        write, offset = turn.activation.durable_side.journal(turn, put, drop or [], effects, publish)
+        if not await turn.activation.write(write):
+            raise asyncio.CancelledError(f"{turn.where}: the turn was given up")
+        turn.check_runs()
+        return offset
+
+
+async def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Await a coroutine function; run anything else in a thread, so that it cannot block the silo."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        return await function(*args, **kwargs)
+    result = await asyncio.to_thread(function, *args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _close(source: Any) -> None:
+    """Let the provider stop: the iterator's own way to be closed, if it has one."""
+    close = getattr(source, "aclose", None) or getattr(source, "close", None)
+    if close is None:
+        return
+    with contextlib.suppress(Exception):
+        closing = close()
+        if isinstance(closing, Awaitable):
+            await closing
+
+
+def _label(function: Callable[..., Any]) -> str:
+    """What tells one function from another over a restart."""
+    inner = getattr(function, "func", function)  # of a partial
+    return str(getattr(inner, "__qualname__", type(inner).__qualname__))
+
+
+def _shown(path: str) -> str:
+    return repr(path.replace(_BELOW, " > "))

@@ -1,0 +1,151 @@
+"""The rows that the engine keeps in a store beside an actor's state: their keys, and what their values say.
+
+A row's key is the kind of the row and what tells it from the others of that kind. Everything that has to be in order is
+told apart by a *number*: the epoch and a count, so that numbers rise for as long as the address exists and no counter
+has to be stored. Hot rows (see ``actors.ports.COLD``) are there when an activation begins.
+"""
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from actors.envelope import Failure, Request
+from actors.ports import FLAGGED
+
+MESSAGE: Final = b"\x01"  # + number: Pending or Done
+JOURNAL: Final = b"\x02"  # + the message's number + path of the step: a JournalRow
+OUTBOX: Final = b"\x03"  # + number: a Request on its way to another actor
+REMINDER: Final = b"\x04"  # + name: Reminder
+PARKED: Final = FLAGGED  # + the message's number: Parked
+CHANNEL: Final = b"\x06"  # + name: ChannelHead
+FLOOR: Final = b"\x07"  # the offset at which new channels begin, if something was deleted here
+
+DELTA: Final = b"\x08"  # + count: a change of the state, on top of the stored one
+
+ITEM: Final = b"\x81"  # + channel name + NUL + offset: ChannelItem
+KEYED: Final = b"\x82"  # + idempotency key: Keyed
+PAIR: Final = b"\x83"  # + address of a sender: the number of its last message that was accepted
+BESIDE: Final = b"\x84"  # + key of a hot row: the large value of that row
+EXPIRY: Final = b"\x85"  # + when (8 bytes, ms) + idempotency key: empty
+
+LARGE: Final = 16 * 1024  # what is larger is stored beside its row, and read only when it is needed
+
+
+class Pending(msgspec.Struct, array_like=True, tag=1):
+    """A message that was accepted and is not settled."""
+
+    request: Request
+    adoptions: int = 0
+    """How often it was started again after the silo that ran it was lost."""
+
+
+class Done(msgspec.Struct, array_like=True, tag=2):
+    """A settled message that its sender may send again, and the answer that it gets then."""
+
+    message_id: str
+    expires: float
+    answer: bytes = b""
+    """The encoded ``Reply`` or ``Failure``; empty: there is none, or it is stored beside."""
+
+
+MessageRow: TypeAlias = Pending | Done
+
+
+class Parked(msgspec.Struct, array_like=True):
+    """A message that is not run any more until an operator says so. Its journal is kept."""
+
+    request: Request
+    reason: str
+    since: float
+
+
+class Started(msgspec.Struct, array_like=True, tag=1):
+    """The body of a ``once=True`` step, or of a stream, was started."""
+
+    function: str
+    elapsed: float = 0.0
+    """Seconds from the start of the turn to the call of the step."""
+
+
+class Finished(msgspec.Struct, array_like=True, tag=2):
+    """A step's result; None: it is stored beside."""
+
+    function: str
+    elapsed: float
+    value: bytes | None
+
+
+class Raised(msgspec.Struct, array_like=True, tag=3):
+    """What a step's body raised."""
+
+    function: str
+    elapsed: float
+    failure: Failure
+
+
+class Deltas(msgspec.Struct, array_like=True, tag=4):
+    """Some deltas of a stream; the first was published at ``offset`` of the stream's channel, if it has one."""
+
+    deltas: list[bytes]
+    offset: int = -1
+
+
+JournalRow: TypeAlias = Started | Finished | Raised | Deltas
+
+
+class Reminder(msgspec.Struct, array_like=True):
+    """A wake-up call, once or every so many seconds."""
+
+    id: str
+    due: float
+    every: float = 0.0
+
+
+class ChannelHead(msgspec.Struct, array_like=True):
+    """Where a channel ends, and where what is retained of it begins."""
+
+    next: int
+    first: int = 0
+
+
+class ChannelItem(msgspec.Struct, array_like=True):
+    """One entry of a channel: an encoded value, or (``kind`` "reset") from which offset on readers discard."""
+
+    kind: str
+    data: bytes
+    at: float = 0.0
+
+
+class Keyed(msgspec.Struct, array_like=True):
+    """What came of the message with an idempotency key, and a digest of that message."""
+
+    digest: bytes
+    message_id: str
+    answer: bytes
+    expires: float
+
+
+channel_items: Final = msgspec.msgpack.Decoder(ChannelItem)
+message_rows: Final = msgspec.msgpack.Decoder(MessageRow)
+journal_rows: Final = msgspec.msgpack.Decoder(JournalRow)
+encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def number(epoch: int, count: int) -> bytes:
+    """The number that follows all of earlier epochs and all smaller counts of this one."""
+    return epoch.to_bytes(8, "big") + count.to_bytes(8, "big")
+
+
+def item_key(channel: str, offset: int) -> bytes:
+    """The key of a channel's entry."""
+    return ITEM + channel.encode() + b"\0" + offset.to_bytes(8, "big")
+
+
+def offset_of(key: bytes) -> int:
+    """The offset in the key of a channel's entry."""
+    return int.from_bytes(key[-8:], "big")
+
+
+def expiry_key(expires: float, key: str) -> bytes:
+    """The key under which a purge finds that an idempotency key has expired."""
+    return EXPIRY + int(expires * 1000).to_bytes(8, "big") + key.encode()

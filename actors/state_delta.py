@@ -1,0 +1,64 @@
+"""What a turn changed in a large state, so that a small change does not rewrite it all.
+
+Histories grow at their end, and elsewhere change in place: what is at the same offset is compared block by block. A
+change that moves everything (an insertion in front) finds no small delta, and the state is written anew.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+_BLOCK = 4096
+
+
+class Delta(msgspec.Struct, array_like=True):
+    """Pieces to put into a state, by offset, and its size after that."""
+
+    size: int
+    pieces: list[tuple[int, bytes]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(Delta)
+
+
+def difference(old: bytes, new: bytes, *, limit: int) -> bytes | None:
+    """The encoded delta that makes ``new`` of ``old``, None if its pieces have more than ``limit`` bytes."""
+    pieces: list[tuple[int, bytes]] = []
+    total = 0
+    for offset in range(0, len(new), _BLOCK):
+        block = new[offset : offset + _BLOCK]
+        if block == old[offset : offset + _BLOCK]:
+            continue
+        total += len(block)
+        if total > limit:
+            return None
+        if pieces and pieces[-1][0] + len(pieces[-1][1]) == offset:
+            pieces[-1] = pieces[-1][0], pieces[-1][1] + block
+        else:
+            pieces.append((offset, block))
+    return _encode(Delta(len(new), [_trimmed(offset, piece, old) for offset, piece in pieces]))
+
+
+def _trimmed(offset: int, piece: bytes, old: bytes) -> tuple[int, bytes]:
+    """The piece without what is the same at its beginning."""
+    before = old[offset : offset + len(piece)]
+    low, high = 0, min(len(piece), len(before))
+    while low < high:  # how many bytes are equal from the start
+        middle = (low + high + 1) // 2
+        if piece[:middle] == before[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return offset + low, piece[low:]
+
+
+def apply(state: bytes, deltas: Iterable[bytes]) -> bytes:
+    """The state after these deltas, one after the other."""
+    buffer = bytearray(state)
+    for encoded in deltas:
+        delta = _decoder.decode(encoded)
+        del buffer[delta.size :]
+        for offset, piece in delta.pieces:
+            buffer[offset : offset + len(piece)] = piece
+    return bytes(buffer)

@@ -1,0 +1,83 @@
+"""Journals the deltas of one streaming step while they come, in small group commits."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from actors.records import ChannelItem, Deltas, JournalRow, encode
+
+if TYPE_CHECKING:
+    from actors.journal import Journal
+    from actors.turn import Turn
+
+_MOST_WAITING = 256
+
+
+class StreamWriter:
+    """Whatever has come while the last commit was under way goes into the next one, to the journal and the channel."""
+
+    __slots__ = ("_channel", "_chunk", "_drop", "_journal", "_key", "_reset", "_task", "_turn", "_waiting")
+
+    def __init__(self, turn: "Turn", journal: "Journal", key: bytes, channel: str | None, *, chunks: int) -> None:
+        self._turn = turn
+        self._journal = journal
+        self._key = key
+        self._channel = channel
+        self._chunk = chunks
+        self._waiting: list[bytes] = []
+        self._drop: list[bytes] = []
+        self._reset: list[ChannelItem] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def start_anew(self, chunks: list[Deltas]) -> None:
+        """Forget what was journaled; readers of the channel discard it, too."""
+        self._drop = [self._chunk_key(number) for number in range(len(chunks))]
+        published = [chunk.offset for chunk in chunks if chunk.offset >= 0]
+        if published and self._channel is not None:
+            self._reset = [ChannelItem("reset", encode(published[0]))]
+
+    def _chunk_key(self, number: int) -> bytes:
+        return self._key + b"\0" + number.to_bytes(4, "big")
+
+    async def add(self, payload: bytes) -> None:
+        """One more delta."""
+        self._waiting.append(payload)
+        if self._task is None:
+            self._task = self._turn.activation.runtime.spawn(self._write_all())
+        if len(self._waiting) >= _MOST_WAITING:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Return when everything that was added is durable. Raises ``CancelledError`` if it cannot be."""
+        while self._task is not None:
+            await asyncio.wait({self._task})
+            if self._waiting and self._task is None:
+                self._turn.check_runs()
+
+    async def finish(self, end: JournalRow) -> None:
+        """The stream is over."""
+        await self.flush()
+        await self._write(end)
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._write(None)
+        finally:
+            self._task = None
+
+    async def _write(self, end: JournalRow | None) -> None:
+        deltas, self._waiting = self._waiting, []
+        put: dict[bytes, bytes] = {} if end is None else {self._key: encode(end)}
+        drop, self._drop = self._drop, []
+        items, self._reset = [*self._reset, *(ChannelItem("item", delta) for delta in deltas)], []
+        publish = (self._channel, items) if self._channel is not None and items else None
+        if deltas:
+            put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset(len(items) - len(deltas))))
+            self._chunk += 1
+        await self._journal.write(put, drop=drop, publish=publish)
+
+    def _offset(self, ahead: int) -> int:
+        """Where the first of the deltas will stand in the channel."""
+        if self._channel is None:
+            return -1
+        return self._turn.activation.durable_side.channel(self._channel).next + ahead

@@ -1,0 +1,379 @@
+"""The durable engine in one process: inbox, one commit per turn, answers to repeats, outbox."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from actors import (
+    Actor,
+    ActorFailed,
+    ConnectionLost,
+    IdempotencyKeyReused,
+    MailboxFull,
+    actor_ref,
+    codec,
+    handler,
+    records,
+)
+from actors.envelope import Accepted, Failure, Mode, Reply, Request
+from actors.ports import StoreUnavailable
+from actors.records import Done, Pending
+from actors.runtime import Runtime
+from cluster.store.memory import MemoryData
+from tests.unit.conftest import Start
+from tests.unit.fakes import FakeLink, ScriptedStore, settle, soon, until
+
+
+@dataclass
+class Log:
+    seen: list[Any] = field(default_factory=list)
+
+
+class Keeper(Actor):
+    state: Log
+    gate: asyncio.Event
+
+    async def receive(self, message: Any) -> int:
+        self.state.seen.append(message)
+        return len(self.state.seen)
+
+    @handler
+    async def slowly(self, message: Any) -> int:
+        await Keeper.gate.wait()
+        self.state.seen.append(message)
+        return len(self.state.seen)
+
+    @handler
+    async def fail(self, message: Any) -> None:
+        self.state.seen.append(message)
+        raise ValueError(message)
+
+    @handler
+    async def forward(self, to: str, *messages: Any) -> None:
+        for message in messages:
+            await actor_ref(to).send(message)
+        if "fail" in messages:
+            raise ValueError("fail")
+
+    @handler(readonly=True)
+    async def all(self) -> list[Any]:
+        return self.state.seen
+
+
+@pytest.fixture(autouse=True)
+def gate() -> asyncio.Event:
+    Keeper.gate = asyncio.Event()
+    return Keeper.gate
+
+
+def rows(store: ScriptedStore, address: str, kind: bytes) -> dict[bytes, bytes]:
+    record = store.data.records.get(address)
+    return {key: value for key, value in (record.records if record else {}).items() if key.startswith(kind)}
+
+
+def messages(store: ScriptedStore, address: str) -> list[Pending | Done]:
+    return [records.message_rows.decode(value) for value in rows(store, address, records.MESSAGE).values()]
+
+
+def envelope(name: str, *args: object, mode: Mode = Mode.ASK, id: int = 1, **more: Any) -> Request:
+    payload = codec.encode_arguments("test", args, {}, lambda *_: False)
+    more.setdefault("message_id", f"m{id}")
+    return Request(id, "keeper-1", name, payload, mode, 5.0, **more)
+
+
+# -- the inbox ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_is_accepted_when_its_row_is_durable_and_not_before(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    start(Keeper, store=store)
+    await soon(actor_ref("keeper-1").ask("first"))
+    store.hold()
+    sending = asyncio.ensure_future(actor_ref("keeper-1").slowly.send("x"))
+    await soon(store.waiting.wait())
+    await settle()
+    assert not sending.done(), "the output gate: nothing is said before it is durable"
+    store.let_go()
+    await soon(sending)
+    assert [row for row in messages(store, "keeper-1") if isinstance(row, Pending)]
+    gate.set()
+    await until(lambda: store.state_of("keeper-1") == {"seen": ["first", "x"]}, "the turn's commit")
+    assert not [row for row in messages(store, "keeper-1") if isinstance(row, Pending)]
+
+
+async def test_a_message_for_an_idle_actor_that_answers_at_once_costs_one_commit(
+    start: Start, store: ScriptedStore
+) -> None:
+    start(Keeper, store=store)
+    await soon(actor_ref("keeper-1").ask("first"))
+    before = len(store.commits)
+    await soon(actor_ref("keeper-1").send("x"))
+    assert len(store.commits) == before + 1
+    assert store.state_of("keeper-1") == {"seen": ["first", "x"]}
+
+
+async def test_a_turn_that_changes_nothing_writes_nothing(start: Start, store: ScriptedStore) -> None:
+    class Still(Actor):
+        async def receive(self, message: object) -> object:
+            return message
+
+    start(Still, store=store)
+    assert await soon(actor_ref("still-1").ask(1)) == 1
+    await soon(actor_ref("still-1").send(2))
+    assert store.attempts == 0
+
+
+async def test_what_was_accepted_runs_after_its_silo_was_lost(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    first = start(Keeper, store=store)
+    for n in range(5):
+        await soon(actor_ref("keeper-1").slowly.send(n))
+    first.vanish()
+    gate.set()
+    await revived(start, store)
+    await until(lambda: (store.state_of("keeper-1") or {}).get("seen") == [0, 1, 2, 3, 4], "all of them, in order")
+    assert messages(store, "keeper-1") == [] or all(isinstance(row, Done) for row in messages(store, "keeper-1"))
+    await until(lambda: store.data.records["keeper-1"].wake is None, "nothing is left to do")
+
+
+async def revived(start: Start, store: ScriptedStore) -> Runtime:
+    """Another silo, which finds by itself what there is to do."""
+    runtime = start(Keeper, store=ScriptedStore(store.data))
+    runtime.spawn(runtime.keep_agenda())
+    return runtime
+
+
+async def test_a_full_mailbox_keeps_no_row(start: Start, store: ScriptedStore, gate: asyncio.Event) -> None:
+    class Small(Keeper, max_queue=2):
+        pass
+
+    start(Small, store=store)
+    ref = actor_ref("small-1")
+    await soon(ref.all())
+    results = await asyncio.gather(*(ref.slowly.send(n) for n in range(6)), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, MailboxFull)]
+    assert len(refused) == 3
+    assert len(messages(store, "small-1")) == 3
+    gate.set()
+    await until(lambda: len((store.state_of("small-1") or {"seen": []})["seen"]) == 3, "those that were accepted")
+
+
+async def test_a_refused_admission_is_told_and_leaves_the_others_alone(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    start(Keeper, store=store)
+    ref = actor_ref("keeper-1")
+    await soon(ref.ask("first"))
+    waiting = asyncio.ensure_future(ref.slowly("ask"))
+    await settle()
+    store.refusals.append(StoreUnavailable("disk full"))
+    await soon(ref.slowly.send("second"))  # admitted by the activation that follows
+    gate.set()
+    with pytest.raises(Exception, match="disk full"):
+        await soon(waiting)  # it ran, and its turn was given up with the activation
+    await until(lambda: (store.state_of("keeper-1") or {}).get("seen") == ["first", "second"], "the accepted one")
+
+
+# -- repeats --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeat_gets_the_answer_of_the_first_time(start: Start, store: ScriptedStore) -> None:
+    runtime = start(Keeper, store=store)
+    link = FakeLink(trusted=True)
+    runtime.on_envelopes(link, [envelope("", "x", id=1)])
+    first = await link.answer()
+    runtime.on_envelopes(link, [envelope("", "x", id=2, message_id="m1", attempt=1)])
+    second = await link.answer()
+    assert isinstance(first, Reply)
+    assert isinstance(second, Reply)
+    assert (second.id, second.payload) == (2, first.payload)
+    assert first.recorded
+    assert store.state_of("keeper-1") == {"seen": ["x"]}
+
+
+async def test_a_repeat_gets_the_failure_of_a_journaled_turn_too(start: Start, store: ScriptedStore) -> None:
+    class Stepper(Actor):
+        ran = 0
+
+        async def receive(self, message: object) -> None:
+            await self.step("one", self.body)
+            raise ValueError("after the step")
+
+        async def body(self) -> None:
+            Stepper.ran += 1
+
+    runtime = start(Stepper, store=store)
+    link = FakeLink(trusted=True)
+    request = envelope("", "x")
+    request.address = "stepper-1"
+    runtime.on_envelopes(link, [request])
+    first = await link.answer()
+    again = envelope("", "x", id=2, message_id="m1")
+    again.address = "stepper-1"
+    runtime.on_envelopes(link, [again])
+    second = await link.answer()
+    assert isinstance(first, Failure)
+    assert isinstance(second, Failure)
+    assert second.text == first.text
+    assert Stepper.ran == 1
+    assert rows(store, "stepper-1", records.JOURNAL) == {}
+
+
+async def test_a_repeat_while_the_first_runs_waits_for_it(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    runtime = start(Keeper, store=store)
+    link, other = FakeLink(trusted=True), FakeLink("client-2", trusted=True)
+    runtime.on_envelopes(link, [envelope("slowly", "x")])
+    await settle()
+    runtime.on_envelopes(other, [envelope("slowly", "x", attempt=1)])
+    await settle()
+    gate.set()
+    answers = [await link.answer(), await other.answer()]
+    assert [codec.decode(answer.payload, trusted=True) for answer in answers if isinstance(answer, Reply)] == [1, 1]
+
+
+async def test_a_repeat_after_a_new_activation_gets_the_answer_from_the_store(
+    start: Start, store: ScriptedStore
+) -> None:
+    first = start(Keeper, store=store)
+    link = FakeLink(trusted=True)
+    large = "x" * 100_000
+    first.on_envelopes(link, [envelope("", large)])
+    await link.answer()
+    first.vanish()
+    second = start(Keeper, store=store)
+    second.on_envelopes(link, [envelope("", large, id=9, message_id="m1", attempt=1)])
+    again = await link.answer()
+    assert isinstance(again, Reply)
+    assert (again.id, codec.decode(again.payload, trusted=True)) == (9, 1)
+    assert len(store.state_of("keeper-1")["seen"]) == 1
+
+
+async def test_what_the_caller_acknowledged_is_forgotten(start: Start, store: ScriptedStore) -> None:
+    start(Keeper, store=store)
+    ref = actor_ref("keeper-1")
+    for n in range(20):
+        await soon(ref.ask(n))
+        await soon(ref.send(n))
+    assert len(messages(store, "keeper-1")) == 1, "only the last one is still to be acknowledged"
+
+
+async def test_the_same_key_runs_once_and_another_message_with_it_is_refused(
+    start: Start, store: ScriptedStore
+) -> None:
+    first = start(Keeper, store=store)
+    keyed = actor_ref("keeper-1").options(idempotency_key="k")
+    assert await soon(keyed.ask("x")) == 1
+    assert await soon(keyed.ask("x")) == 1
+    await soon(keyed.send("x"))
+    with pytest.raises(IdempotencyKeyReused, match="'k'"):
+        await soon(keyed.ask("y"))
+    with pytest.raises(IdempotencyKeyReused):
+        await soon(keyed.slowly("x"))
+    first.vanish()
+    start(Keeper, store=store)
+    assert await soon(keyed.ask("x")) == 1
+    assert await soon(actor_ref("keeper-1").all()) == ["x"]
+
+
+async def test_the_same_key_while_the_first_runs_waits_for_its_result(start: Start, gate: asyncio.Event) -> None:
+    start(Keeper)
+    keyed = actor_ref("keeper-1").options(idempotency_key="k")
+    asks = [asyncio.ensure_future(keyed.slowly("x")) for _ in range(3)]
+    await settle()
+    gate.set()
+    assert await soon(asyncio.gather(*asks)) == [1, 1, 1]
+
+
+async def test_a_keyed_failure_is_the_answer_too(start: Start) -> None:
+    start(Keeper)
+    keyed = actor_ref("keeper-1").options(idempotency_key="k")
+    for _ in range(2):
+        with pytest.raises(ActorFailed, match="boom"):
+            await soon(keyed.fail("boom"))
+    assert await soon(actor_ref("keeper-1").all()) == []
+
+
+# -- the outbox -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_turn_sends_leaves_with_its_commit_or_never(start: Start, store: ScriptedStore) -> None:
+    start(Keeper, store=store)
+    with pytest.raises(ActorFailed):
+        await soon(actor_ref("keeper-1").forward("keeper-2", "a", "fail"))
+    await soon(actor_ref("keeper-1").forward("keeper-2", *range(100)))
+    await until(lambda: (store.state_of("keeper-2") or {}).get("seen") == list(range(100)), "all of them, in order")
+    await until(lambda: not rows(store, "keeper-1", records.OUTBOX), "the rows are removed")
+    assert store.data.records["keeper-1"].wake is None
+
+
+async def test_nothing_leaves_before_the_commit(start: Start, store: ScriptedStore) -> None:
+    start(Keeper, store=store)
+    await soon(actor_ref("keeper-2").ask("first"))
+    store.hold()
+    forwarding = asyncio.ensure_future(actor_ref("keeper-1").forward("keeper-2", "x"))
+    await soon(store.waiting.wait())
+    await settle()
+    assert await soon(actor_ref("keeper-2").all()) == ["first"]
+    assert not forwarding.done()
+    store.let_go()
+    await soon(forwarding)
+
+
+async def test_a_repeated_delivery_takes_effect_once(start: Start, store: ScriptedStore) -> None:
+    runtime = start(Keeper, store=store)
+    link = FakeLink("n2.1", trusted=True, peer_is_silo=True)
+
+    async def deliver(n: int, id: int, attempt: int = 0, previous: int = 0) -> Accepted | Failure:
+        number = records.number(7, n)
+        before = records.number(7, previous) if previous else b""
+        request = envelope(
+            "", n, mode=Mode.SEND, id=id, message_id=f"o{n}", sender="other-1", number=number, previous=before,
+            attempt=attempt,
+        )  # fmt: skip
+        if "keeper-1" not in runtime.activations:
+            await runtime.own("keeper-1")
+        runtime.on_envelopes(link, [request])
+        answer = await link.answer()
+        assert isinstance(answer, Accepted | Failure)
+        return answer
+
+    assert isinstance(await deliver(1, 1), Accepted)
+    assert isinstance(await deliver(1, 2, attempt=1), Accepted)
+    assert isinstance(await deliver(3, 3, previous=2), Failure), "2 is missing: it must not be overtaken"
+    assert isinstance(await deliver(2, 4, previous=1), Accepted)
+    assert isinstance(await deliver(3, 5, previous=2), Accepted)
+    runtime.vanish()
+    runtime = start(Keeper, store=store)
+    assert isinstance(await deliver(2, 6, attempt=1), Accepted)
+    await settle()
+    assert store.state_of("keeper-1") == {"seen": [1, 2, 3]}
+
+
+async def test_the_next_silo_delivers_what_was_left(start: Start) -> None:
+    data = MemoryData()
+    store = ScriptedStore(data)
+    first = start(Keeper, store=store)
+
+    class Dying(ScriptedStore):
+        async def commit(self, commit: Any) -> None:
+            await super().commit(commit)
+            if any(key.startswith(records.OUTBOX) for key in commit.put):
+                first.vanish()
+
+    first.store = Dying(data)
+    forwarding = asyncio.ensure_future(actor_ref("keeper-1").forward("keeper-2", 1, 2, 3))
+    await until(lambda: rows(store, "keeper-1", records.OUTBOX), "the commit")
+    await settle()
+    assert "keeper-2" not in data.records
+    await first.close()
+    with pytest.raises(ConnectionLost):
+        await soon(forwarding)
+    await revived(start, store)
+    await until(lambda: (store.state_of("keeper-2") or {}).get("seen") == [1, 2, 3], "the delivery")
+    await until(lambda: not rows(store, "keeper-1", records.OUTBOX), "the rows are removed")
