@@ -62,10 +62,29 @@ class Activation:
     """
 
     __slots__ = (
-        "_arrivals", "_arriving", "_beside", "_carried", "_closing_for", "_committing", "_failing",
-        "_failure", "_mailbox", "_ready",
-        "_scheduled", "_state", "_timers", "_turn", "actor", "address", "durable", "epoch", "last_used", "runtime",
-        "status", "type",
+        "_arrivals",
+        "_arriving",
+        "_beside",
+        "_broken",
+        "_carried",
+        "_closing_for",
+        "_committing",
+        "_failing",
+        "_failure",
+        "_mailbox",
+        "_ready",
+        "_scheduled",
+        "_state",
+        "_timers",
+        "_turn",
+        "actor",
+        "address",
+        "durable",
+        "epoch",
+        "last_used",
+        "runtime",
+        "status",
+        "type",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +121,7 @@ class Activation:
         self._ready: asyncio.Future[None] | None = None
         self._scheduled = False
         self._failing = False
+        self._broken = False  # a commit was refused: nothing may be built on it
         if self.durable is None:
             for turn in carried:
                 self._mailbox.put(turn.again(self), beyond_limit=True)
@@ -339,6 +359,8 @@ class Activation:
             self._turn = turn
             turn.start()
         else:
+            if turn.row and self.durable is not None:
+                self.durable.withdraw(turn)
             turn.refuse(Timeout(f"{turn.where}: still queued when its deadline passed; it did not run"))
 
     async def _adopt(self, turn: Turn) -> None:
@@ -454,7 +476,7 @@ class Activation:
 
     async def write(self, write: Write, turn: Turn | None = None) -> bool:
         """Hand a commit to the store. Returns False if it failed, which ends the activation."""
-        if self.gone:
+        if self.gone or self._broken:
             return False
         if not self.runtime.may_act():
             self.runtime.stop_acting()
@@ -463,7 +485,12 @@ class Activation:
             self.durable.writes += 1
         try:
             await self.runtime.store.commit(write.commit)
+        except asyncio.CancelledError:  # of who waits: the store goes on
+            if not self.gone:
+                self.runtime.spawn(self._follow_up(write))
+            raise
         except Exception as error:
+            self._broken = True
             self.fail_turn(turn, self._why_refused(error))
         else:
             if self.gone:
@@ -477,6 +504,13 @@ class Activation:
                 if self._closing_for is not None:
                     self._schedule_next()
         return False
+
+    async def _follow_up(self, write: Write) -> None:
+        """Learn whether a commit that nobody waits for was applied, and then let out what waited for it.
+
+        An empty commit behind it tells: it is refused if that one was.
+        """
+        await self.write(Write(Commit(address=self.address, epoch=self.epoch), write.then))
 
     def _why_refused(self, error: Exception) -> ActorError:
         if isinstance(error, Fenced):

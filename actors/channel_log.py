@@ -39,12 +39,14 @@ class ChannelLog:
 
     def committed(self, first: int, items: list[ChannelItem]) -> None:
         """The entries from offset ``first`` on are durable: show them to the readers."""
-        self.end = first + len(items)
-        if self._readers:
+        if self._readers and first == self.end:
             if self._tail is None:
                 self._tail = deque(maxlen=TAIL)
             self._tail.extend(enumerate(items, first))
-            self._wake()
+        else:
+            self._tail = None  # there is a gap, or nobody looks: the store has it all
+        self.end = max(self.end, first + len(items))
+        self._wake()
 
     def erase(self) -> None:
         """The channel was deleted: its readers have come to the end."""

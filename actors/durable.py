@@ -6,8 +6,9 @@ address in the order in which it was composed.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from actors.channel_log import ChannelLog
 from actors.durable_state import DurableState
 from actors.effects import Effects
 from actors.envelope import Accepted, Envelope, Failure, Mode, Reply, Request
+from actors.handler import Lane
 from actors.inbox import Inbox
 from actors.outbox import Outbox
 from actors.ports import Commit, Opened
@@ -194,7 +196,6 @@ class Durable:
 
     def admit(self, turn: "Turn") -> None:
         """Make the message durable, and only then tell its sender that it was accepted."""
-        turn.number = self.next_number()
         if self._admitting is None:
             self._admitting = []
         self._admitting.append(turn)
@@ -207,15 +208,20 @@ class Durable:
         if not turns:
             return
         put: dict[bytes, bytes] = {}
-        for turn in turns:
+        for turn in [*self._asked_before(turns[0]), *turns]:
             self._put_message(put, turn)
         if await self._activation.write(self.compose(put=put)):
             for turn in turns:
                 turn.accepted()
 
+    def _asked_before(self, turn: "Turn") -> "Iterator[Turn]":
+        """Requests that are to run before the message: after a crash they would come later, if they were not stored."""
+        for earlier in takewhile(lambda other: other is not turn, self.inbox.turns()):
+            if not earlier.row and earlier.request.mode is Mode.ASK and earlier.spec.lane is Lane.TURN:
+                yield earlier
+
     def _put_message(self, put: dict[bytes, bytes], turn: "Turn") -> None:
         request = turn.request
-        turn.number = turn.number or self.next_number()
         turn.row = True
         self.rows += 1
         put[MESSAGE + turn.number] = encode(Pending(request, turn.adoptions))
@@ -363,6 +369,12 @@ class Durable:
         row = Parked(turn.request, reason, self._activation.runtime.clock.time())
         return self.compose(put={PARKED + turn.number: encode(row)}, drop=[MESSAGE + turn.number])
 
+    def withdraw(self, turn: "Turn") -> None:
+        """The message is not run after all; the next commit removes it, which comes soon."""
+        self._drop.append(MESSAGE + turn.number)
+        self.rows -= 1
+        self.flush()
+
     def adopt(self, turn: "Turn") -> Write:
         """The commit that counts one more start of a message that a lost silo had begun."""
         turn.adoptions += 1
@@ -383,9 +395,9 @@ class Durable:
         return self.compose(state=state, put=put, drop=drop, asleep=self._wake is not None)
 
     def flush(self) -> None:
-        """Tell the store what was delivered, unless another commit does so first."""
+        """Tell the store what can go, unless another commit does so first."""
         self._activation.runtime.spawn(self._flush())
 
     async def _flush(self) -> None:
-        if self.outbox is not None and self.outbox.has_delivered:
+        if self._drop or (self.outbox is not None and self.outbox.has_delivered):
             await self._activation.write(self.compose())

@@ -61,6 +61,8 @@ class Inbox:
 
     def add(self, turn: "Turn") -> None:
         """A message that is known to be new."""
+        if not turn.number:
+            turn.number = self._activation.durable_side.next_number()
         self._turns[turn.request.message_id] = turn
         if turn.request.key:
             self._keys = self._keys or {}
@@ -169,7 +171,7 @@ class Inbox:
             return False
         if not turn.recorded or request.number or not turn.answerable:
             return False
-        number = turn.number or self._activation.durable_side.next_number()
+        number = turn.number
         if len(answer) > records.LARGE:
             put[BESIDE + MESSAGE + number], answer = answer, b""
         put[MESSAGE + number] = encode(Done(request.message_id, expires, answer))

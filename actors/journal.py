@@ -265,9 +265,7 @@ class Journal:
         return path
 
     def _key(self, path: str) -> bytes:
-        turn = self._turn
-        turn.number = turn.number or turn.activation.durable_side.next_number()
-        return JOURNAL + turn.number + path.encode()
+        return JOURNAL + self._turn.number + path.encode()
 
     def _elapsed(self) -> float:
         return self._turn.activation.runtime.loop.time() - self._started

@@ -152,9 +152,10 @@ class Due(msgspec.Struct, frozen=True, order=True):
 class Store(Protocol):
     """Durable records of actors, fenced by epoch inside the store.
 
-    Writing operations (open, commit) of one address are applied in the order of the calls. When an await returns, the
-    effect is durable; the awaits of one address return in the order of the calls. Reading operations see everything whose await has returned before they were called, by whatever
-    silo, and may see more. Cancelling an await does not undo or prevent the effect. All raise ``StoreUnavailable``.
+    Writing operations (open, commit) of one address are applied in the order of the calls, and their awaits return in
+    that order. When an await returns, the effect is durable. Reading operations see everything whose await has returned
+    before they were called, by whatever silo, and may see more. Cancelling an await does not undo or prevent the
+    effect. All raise ``StoreUnavailable``.
     """
 
     @property

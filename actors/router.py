@@ -118,6 +118,7 @@ class Router:
         runtime = self._runtime
         started = runtime.loop.time()
         delay = _FIRST_DELAY
+        await self._let_things_settle(held)
         while True:
             if not self._still_wanted(held):
                 self._take(address, held)
@@ -148,6 +149,14 @@ class Router:
                 async with asyncio.timeout(delay):
                     await runtime.directory.changed()
             delay = min(delay * 2, _LONGEST_DELAY)
+
+    async def _let_things_settle(self, held: _Held) -> None:
+        """Calls that were lost more than once wait for news: a silo without its lease may be listed for a while."""
+        attempts = max((call.request.attempt for call in held.calls), default=0)
+        if attempts > 1:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(0.05 * 4 ** (attempts - 1), 2.0)):
+                    await self._runtime.directory.changed()
 
     async def _find(self, address: str, held: _Held) -> Route:
         """Ask where the address lives, and make sure that there is a link to it. Raises if it cannot be reached."""

@@ -97,7 +97,7 @@ class Turn:
         self.credit = request.credit
         self.left = False
         self.number = b""
-        """Of its row in the durable inbox, if it has one or will have."""
+        """Of its row in the durable inbox, if it gets one: its place among the actor's messages."""
         self.row = False
         """Whether the store has it, or will have with a commit that is under way."""
         self.said = False

@@ -67,6 +67,7 @@ class PostgresWriter:
         self._session: PostgresSession | None = None
         self._answered: PostgresSession | None = None  # just now
         self._ghosts: list[Backend] = []
+        self._just_refused: set[str] = set()
         self._exclusive = False
         self._stopped_at = inf
         self._operations = self._transactions = self._largest_group = 0
@@ -82,8 +83,12 @@ class PostgresWriter:
     def submit(self, operation: Operation, size: int) -> asyncio.Future[Answer]:
         """Queue an operation that carries so many bytes. Cancelling the future does not take it back."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._queue.append(_Job(operation, size, self._loop.time(), answer))
-        self._wake.set()
+        job = _Job(operation, size, self._loop.time(), answer)
+        if self._just_refused & _addresses([job]):
+            _resolve(answer, _behind(job))  # whoever was refused has not had its turn yet
+        else:
+            self._queue.append(job)
+            self._wake.set()
         return answer
 
     def stop(self) -> None:
@@ -334,12 +339,18 @@ class PostgresWriter:
         for job in self._queue:
             (behind if addresses & _addresses([job]) else remaining).append(job)
         self._queue = remaining
+        self._just_refused = self._just_refused | addresses
         self._operations += len(jobs) + len(behind)
         for job in jobs:
             # An exception for each: a raised one collects the traceback of whoever raises it.
             _resolve(job.answer, type(error)(str(error)) if len(jobs) > 1 else error)
         for job in behind:
             _resolve(job.answer, _behind(job))
+        self._loop.call_soon(self._forget_refused, addresses)
+
+    def _forget_refused(self, addresses: set[str]) -> None:
+        """Those who were refused know it by now: what they do next is a new attempt."""
+        self._just_refused = self._just_refused - addresses
 
     def _explain(self, error: Exception) -> str:
         return f"{self.place}: {one_line(error)}; nothing was written"

@@ -240,7 +240,8 @@ class SqliteWriter:
         for answer, result in answers:
             resolve(answer, result)
         if refused:
-            self._queue.put(_Reported(refused))
+            # After those who have just been told had their turn: nobody builds on what was refused before they knew.
+            self._loop.call_soon(self._queue.put, _Reported(refused))
 
     def _explain(self, error: sqlite3.Error) -> str:
         return f"{explain(error, self.path, busy_timeout=self._busy_timeout)}; nothing was written"

@@ -325,7 +325,7 @@ async def test_delete_erases_everything_and_offsets_do_not_run_backwards(
 
     async def follow() -> None:
         async for event in ref.channel("output").subscribe(after=4):
-            kinds.append(event.kind)
+            kinds.append(event.kind)  # noqa: PERF401
 
     following = asyncio.ensure_future(follow())
     await settle()

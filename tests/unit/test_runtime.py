@@ -103,7 +103,7 @@ async def test_what_a_durable_turn_sends_leaves_in_order_after_its_commit(start:
 
     start(Journal, Sender)
     assert await soon(actor_ref("sender-1").ask(100)) == []
-    while len(found := await soon(actor_ref("journal-1").all())) < 100:
+    while len(found := await soon(actor_ref("journal-1").all())) < 100:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     assert found == list(range(100))
 
