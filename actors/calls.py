@@ -70,7 +70,7 @@ class AnswerCall(Call):
     def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
         if not self.future.done():
             if type(envelope) is Failure:
-                self.future.set_exception(failure.to_exception(envelope, trusted=trusted))
+                self.future.set_exception(failure.to_exception(_honest(envelope, self.request), trusted=trusted))
             else:
                 self.future.set_result((envelope, trusted))
         return True
@@ -78,6 +78,13 @@ class AnswerCall(Call):
     def fail(self, error: ActorError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+def _honest(failed: Failure, request: Request) -> Failure:
+    """That the actor cannot be reached now says nothing about earlier attempts."""
+    if request.attempt and failed.error == ClusterUnavailable.__name__:
+        failed.error = ConnectionLost.__name__
+    return failed
 
 
 class StreamCall(Call):
@@ -161,6 +168,8 @@ class ForwardedCall(Call):
     def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
         assert isinstance(envelope, Reply | Failure | Accepted | Item | End)
         envelope.id = self.origin_id
+        if type(envelope) is Failure:
+            envelope = _honest(envelope, self.request)
         if self.request.attempt and not isinstance(envelope, Item | End):
             envelope.recorded = False  # an earlier attempt may still arrive: what is kept for it must not go yet
         self.origin.send(envelope)

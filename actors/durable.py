@@ -68,8 +68,8 @@ class Durable:
     """What the store knows of an activation beside its state, and every change of it on the way there."""
 
     __slots__ = (
-        "_activation", "_admitting", "_drop", "_floor", "_journals", "_then", "_wake", "_written", "channels",
-        "counter", "inbox", "outbox", "reminders", "rows", "state", "writes",
+        "_activation", "_admitting", "_drop", "_floor", "_journals", "_readers_ended", "_then", "_wake", "_written",
+        "channels", "counter", "inbox", "outbox", "reminders", "rows", "state", "writes",
     )  # fmt: skip
 
     def __init__(self, activation: "Activation", state: DurableState | None, counter: Counter | None = None) -> None:
@@ -91,6 +91,7 @@ class Durable:
         self._wake: float | None = None
         self._floor = 0
         self._written: asyncio.Event | None = None
+        self._readers_ended = False
 
     # -- what is there when the activation begins -------------------------------------------------------------------
 
@@ -139,6 +140,7 @@ class Durable:
 
     def end_readers(self) -> None:
         """Let the readers of the channels look for the next activation."""
+        self._readers_ended = True
         for channel in (self.channels or {}).values():
             channel.end_readers()
 
@@ -175,6 +177,8 @@ class Durable:
         if self.channels is None:
             self.channels = {}
         log = self.channels[name] = ChannelLog(name, head)
+        if self._readers_ended:
+            log.end_readers()
         return log
 
     def _outbox(self) -> Outbox:
@@ -302,7 +306,9 @@ class Durable:
         """The commit that ends a turn, None if there is nothing to write."""
         request, effects = turn.request, turn.effects or _NO_EFFECTS
         self.inbox.remove(turn)
-        if state is None and not effects and not turn.row and not (request.key and turn.answerable):
+        # What it asked others is forgotten there once it is over: then it must not run again, and ask again, either.
+        kept = turn.answerable and (request.key or turn.asked)
+        if state is None and not effects and not turn.row and not kept:
             return None
         put, drop = self._gather(effects)
         drop += turn.journaled

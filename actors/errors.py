@@ -16,6 +16,7 @@
     ├── OutcomeUnknown          may have run: retry only what is idempotent
     │   ├── Timeout             no answer within the deadline
     │   ├── ConnectionLost      the host of the actor was lost while the call was under way
+    │   │   └── NotRepeated     the actor is not durable, so that the call was not sent again
     │   └── MessageParked       it failed again and again, or does not fit the code; an operator has to decide
     ├── ActorFailed             the actor's own code raised
     └── TurnInterrupted         somebody interrupted the turn
@@ -90,6 +91,10 @@ class Timeout(OutcomeUnknown):
 
 class ConnectionLost(OutcomeUnknown):
     """The silo that had the message was lost before it answered."""
+
+
+class NotRepeated(ConnectionLost):
+    """The silo that had the message was lost, and the actor keeps nothing that would tell whether it ran there."""
 
 
 class MessageParked(OutcomeUnknown):

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from actors.envelope import Envelope, Request
-from actors.errors import ActorError, NotAuthorized, PayloadTooLarge, SerializationFailed, UnknownHandler
+from actors.errors import (
+    ActorError,
+    NotAuthorized,
+    NotRepeated,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    SerializationFailed,
+    UnknownHandler,
+)
 from actors.records import OUTBOX
 
 if TYPE_CHECKING:
@@ -19,7 +27,13 @@ log = logging.getLogger("actors")
 
 _WINDOW = 32  # messages to one actor that are under way together
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 5.0
-_FINAL = (UnknownHandler, SerializationFailed, PayloadTooLarge, NotAuthorized)  # it will be so the next time, too
+_FINAL = (
+    UnknownHandler,
+    SerializationFailed,
+    PayloadTooLarge,
+    NotAuthorized,
+    NotRepeated,
+)  # it will be so the next time, too
 
 
 class Outbox:
@@ -42,6 +56,7 @@ class Outbox:
     def restore(self, number: bytes, request: Request) -> None:
         """A row that was there when the activation began."""
         self.pending += 1
+        request.attempt = 1  # nobody knows whether it was delivered
         self._queues.setdefault(request.address, deque()).append((number, request))
 
     def add(self, rows: list[tuple[bytes, Request]]) -> None:
@@ -105,6 +120,9 @@ class Outbox:
                 return 0, error
             previous = number
         results = await asyncio.gather(*answers, return_exceptions=True)
+        for (_, request), result in zip(rows, results, strict=True):
+            if isinstance(result, OutcomeUnknown):
+                request.attempt = 1
         for count, ((_, request), result) in enumerate(zip(rows, results, strict=True)):
             if isinstance(result, _FINAL):
                 log.error("%s: a message to %s is dropped: %s", self._activation.address, request.address, result)

@@ -9,7 +9,7 @@ from actors import codec
 from actors.context import current_turn, gathering_turn
 from actors.envelope import Mode, Request
 from actors.errors import PayloadTooLarge
-from actors.handler import HandlerSpec, Lane
+from actors.handler import HandlerSpec
 from actors.ref import ActorRef
 from actors.settings import Settings
 
@@ -71,7 +71,7 @@ class Requests:
     def _message_id(self, address: str, handler: str, payload: bytes, mode: Mode, number: int) -> str:
         """New for every message, except that a turn that runs again asks with the ids of the first time."""
         turn = gathering_turn() if mode is Mode.ASK else None
-        if turn is not None and turn.spec.lane is Lane.TURN:
+        if turn is not None:
             digest = hashlib.blake2b(payload, digest_size=8)
             digest.update(f"{address}\0{handler}".encode())
             return turn.call_id(digest.digest())

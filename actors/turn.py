@@ -304,11 +304,10 @@ class Turn:
 
     def _can_settle(self, state: bytes | None) -> bool:
         """Whether there is nothing to wait for, and nothing to write."""
-        return (
-            state is None
-            and not self._must_wait()
-            and not (self.activation.durable is not None and (self.row or self.effects or self.request.key))
-        )
+        if state is not None or self._must_wait():
+            return False
+        writes = self.row or self.effects or self.asked or self.request.key
+        return self.activation.durable is None or not writes
 
     def _log_if_unheard(self, error: BaseException) -> None:
         if self.request.mode is Mode.SEND:
@@ -320,7 +319,9 @@ class Turn:
 
     def _must_wait(self) -> bool:
         """Whether the answer tells of what a commit that is under way has yet to make durable."""
-        return self.spec.lane is Lane.CONTROL and self.activation.committing is not None
+        if self.spec.lane is not Lane.CONTROL or self.spec.name == SUBSCRIBE:
+            return False
+        return self.activation.committing is not None
 
     async def _commit(self, answer: Envelope, state: bytes | None) -> None:
         while self._must_wait():

@@ -1,0 +1,112 @@
+"""Messages on their way into an activation: those that cannot run, those that must be looked up first, and its own."""
+
+from typing import TYPE_CHECKING
+
+from actors import codec
+from actors.builtin import REMINDER, TIMER
+from actors.envelope import Mode, Request
+from actors.errors import CallCycle, ClusterUnavailable, MailboxFull, UnknownHandler
+from actors.handler import HandlerSpec
+from actors.mailbox import Mailbox
+from actors.reminders import Due
+from actors.status import Status
+from actors.turn import LIFECYCLE, NOBODY, Turn
+
+if TYPE_CHECKING:
+    from actors.activation import Activation
+
+
+def let_arrive(activation: "Activation", turn: Turn) -> None:
+    """Keep a message, and what comes after it, until it is known whether it is new."""
+    if activation._arrivals is None:
+        activation._arrivals = Mailbox(activation.type.options.max_queue, activation.runtime.settings.max_mailbox_bytes)
+    try:
+        activation._arrivals.put(turn)
+    except MailboxFull as error:
+        turn.refuse(error)
+        return
+    if activation._takes and not activation._arriving:
+        activation._arriving = True
+        activation.runtime.spawn(take_arrivals(activation))
+
+
+async def take_arrivals(activation: "Activation") -> None:
+    """Find out, in their order, which messages are new, and let those in."""
+    assert activation.durable is not None
+    inbox = activation.durable.inbox
+    while activation._arrivals and activation._takes:
+        turn = activation._arrivals.first()
+        keyed = None
+        if inbox.must_look_up(turn.request):
+            try:
+                keyed = await inbox.look_up(turn.request)
+            except Exception as error:
+                activation._arrivals.take()
+                turn.refuse(ClusterUnavailable(f"{turn.where}: not accepted: {error}"))
+                continue
+            if not activation._arrivals or activation._arrivals.first() is not turn:
+                continue  # the activation has ended meanwhile
+        if not activation.runtime.may_act():
+            activation.runtime.stop_acting()
+            return
+        activation._arrivals.take()
+        if inbox.enter(turn, keyed):
+            activation._enter(turn)
+    activation._arriving = False
+    if activation._closing_for is not None:
+        activation._schedule_next()
+
+
+def unknown_handler(activation: "Activation", request: Request, spec: HandlerSpec | None) -> UnknownHandler:
+    name = request.handler or "receive"
+    if spec is None:
+        known = ", ".join(sorted(activation.type.actor.handler_names())) or "none but receive"
+        kind = activation.type.actor.__name__
+        return UnknownHandler(f"{activation.address}: {kind} has no handler {name!r} (known: {known})")
+    if spec.streams:
+        return UnknownHandler(f"{activation.address}: {name!r} is an async generator: iterate ref.{name}.stream(...)")
+    return UnknownHandler(f"{activation.address}: {name!r} is no async generator: call `await ref.{name}(...)`")
+
+
+def is_waiting_for(activation: "Activation", request: Request) -> bool:
+    if activation._turn is not None:
+        return (activation.address, activation._turn.request.message_id) in request.chain
+    return activation.status is not Status.ACTIVE and (activation.address, LIFECYCLE) in request.chain
+
+
+def cycle(activation: "Activation", request: Request) -> CallCycle:
+    path = [address for address, _ in request.chain]
+    path = [*path[path.index(activation.address) :], activation.address]
+    return CallCycle(
+        f"call cycle {' -> '.join(path)}: {activation.address} waits in its own turn for this call and could never run "
+        "it. Use send(), or a @handler(readonly=True) or @handler(control=True)"
+    )
+
+
+def remind(activation: "Activation", due: Due) -> bool:
+    """A reminder is due: make it a message of its own. False if there is no room for it now."""
+    assert activation.durable is not None
+    if activation.status is not Status.ACTIVE or activation._closing_for is not None or activation._mailbox.is_full:
+        return False
+    request = Request(
+        0, activation.address, REMINDER, codec.encode([due.name]), Mode.SEND, 0.0, f"{due.row.id}@{due.row.due}",
+        activation.address, attempt=1,
+    )  # fmt: skip
+    turn = Turn(activation, request, NOBODY, activation.type.handlers[REMINDER], float("inf"))
+    turn.reminder = due
+    activation.durable.inbox.add(turn)
+    activation._mailbox.put(turn)
+    activation.durable.admit(turn)
+    return True
+
+
+def run_timer(activation: "Activation", number: int) -> None:
+    """A timer has fired: queue its turn."""
+    request = Request(
+        0, activation.address, TIMER, codec.encode([number]), Mode.SEND, 0.0, f"timer {number}", activation.address
+    )
+    turn = Turn(activation, request, NOBODY, activation.type.handlers[TIMER], float("inf"))
+    turn.said = True
+    if activation.status is Status.ACTIVE and activation._closing_for is None and not activation._mailbox.is_full:
+        activation._mailbox.put(turn)
+        activation._schedule_next()

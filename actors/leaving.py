@@ -1,0 +1,178 @@
+"""The ways in which an activation ends: put to sleep, failed, moved, or dropped with its silo."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from actors import failure
+from actors.builtin import SUBSCRIBE
+from actors.context import current_turn
+from actors.durable import Write
+from actors.envelope import Mode
+from actors.errors import ActorError, ConnectionLost
+from actors.ports import Commit
+from actors.status import Status
+from actors.turn import Lifecycle, Turn
+
+if TYPE_CHECKING:
+    from actors.activation import Activation
+
+log = logging.getLogger("actors")
+
+LAST_WORDS = 1.0  # seconds that readers of a deleted channel have to hear of it
+
+
+async def deactivate(activation: "Activation", reason: str) -> None:
+    current_turn.set(Lifecycle(activation))
+    try:
+        async with asyncio.timeout(activation.runtime.settings.activation_timeout):
+            await activation.actor.on_deactivate(reason)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if not activation.gone:
+            log.error("%s: on_deactivate(%r) failed: %s", activation.address, reason, failure.message(error))
+    write = None
+    if not activation.gone and activation.type.stored:
+        try:
+            state = (
+                activation._state.unsaved(activation.actor.state, activation.address)
+                if activation._state is not None
+                else None
+            )
+        except ActorError as error:
+            log.error("%s: what changed since the last commit is lost", error)
+            state = None
+        if activation.durable is not None:
+            write = activation.durable.fall_asleep(state)
+        elif state is not None and activation._state is not None:
+            put: dict[bytes, bytes] = {}
+            drop: list[bytes] = []
+            state = activation._state.write(state, put, drop)
+            write = Write(
+                Commit(address=activation.address, epoch=activation.epoch, state=state, put=put, drop=drop), []
+            )
+    if write is None or await activation.write(write):
+        await leave(activation)
+
+
+async def end_and_renew(activation: "Activation") -> None:
+    activation.durable_side.end_readers()
+    loop = activation.runtime.loop
+    end = loop.time() + LAST_WORDS
+    while any(turn.spec.name == SUBSCRIBE for turn in activation._beside or ()) and loop.time() < end:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    for other in activation._running():
+        if other.task is not None:
+            other.task.cancel()
+        other.refuse(ConnectionLost(f"{activation.address} was changed from outside while the call ran"))
+    activation._turn, activation._beside = None, None
+    await leave(activation, renew=True)
+
+
+def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None:
+    """Nothing that happened since the last commit may be seen: end what runs, start anew for what waits."""
+    if activation.gone or activation._failing:
+        return
+    activation._failing = True
+    activation.status = Status.CLOSING
+    running = activation._running()
+    activation._turn, activation._beside = None, None
+    moved = isinstance(error, ConnectionLost)
+    elsewhere: list[Turn] = []
+    for other in running:
+        if other.task is not None and other is not turn:
+            other.task.cancel()
+        if activation.durable is None or other.request.mode is Mode.STREAM:
+            other.refuse(error)
+        elif moved:
+            other.request.attempt += 1
+            elsewhere.append(other)
+        elif other.row:
+            activation._carried = [*activation._carried, other]
+        else:
+            other.refuse(error)
+    if moved:
+        activation.runtime.hand_on([*elsewhere, *activation._waiting_turns()], bounce=True)
+    activation.runtime.spawn(leave(activation, taken_over=moved))
+
+
+async def leave(
+    activation: "Activation", *, taken_over: bool = False, renew: bool = False, handing_on: Sequence[Turn] = ()
+) -> None:
+    """Go. What came in meanwhile is for a new activation: here at once, in its order, if this silo may host one."""
+    if activation.gone:
+        return
+    runtime = activation.runtime
+    if activation.durable is not None:
+        await activation.durable.written()
+    if not handing_on:
+        renew = renew or bool(activation._mailbox or activation._arrivals or activation._carried)
+    if renew and not taken_over and not runtime.draining and runtime.may_act():
+        _renew(activation)
+        return
+    activation._failing = True  # what comes from now on waits for the next owner, in its order
+    try:
+        await runtime.directory.release(activation.address, activation.epoch)
+    except Exception as error:  # the entry stays ours, and is claimed again or swept
+        log.warning("%s: could not be released: %s", activation.address, error)
+    if not activation.gone:
+        _end(activation)
+        runtime.remove(activation)
+        runtime.hand_on([*handing_on, *activation._waiting_turns()])
+
+
+def _end(activation: "Activation") -> None:
+    activation.status = Status.CLOSED
+    if activation.durable is not None:
+        activation.durable.stop()
+    for timer in list((activation._timers or {}).values()):
+        timer.cancel()
+
+
+def _renew(activation: "Activation") -> None:
+    """Activate anew under the same claim."""
+    _end(activation)
+    counter = activation.durable.counter if activation.durable is not None else None
+    arrivals = list(activation._arrivals.drain()) if activation._arrivals else []
+    carried = activation._waiting_turns()
+    new = type(activation)(
+        activation.runtime,
+        activation.address,
+        activation.type,
+        activation.epoch,
+        carried=carried,
+        arrivals=arrivals,
+        counter=counter,
+    )
+    activation.runtime.activations[activation.address] = new
+    new.start()
+
+
+def vanish(activation: "Activation") -> None:
+    """Be gone as if the process had died: nothing is stored, and nobody is told."""
+    running = activation._running()
+    _end(activation)
+    activation._turn, activation._beside = None, None
+    for turn in running:
+        if turn.task is not None:
+            turn.task.cancel()
+
+
+def drop(activation: "Activation", why: str) -> None:
+    """The silo may act no more: forget everything at once, committing and releasing nothing."""
+    running = activation._running()
+    _end(activation)
+    activation._turn, activation._beside = None, None
+    lost = ConnectionLost(f"{activation.address}: {why} while the call was under way")
+    elsewhere: list[Turn] = []
+    for turn in running:
+        if turn.task is not None:
+            turn.task.cancel()
+        if activation.durable is None or turn.request.mode is Mode.STREAM:
+            turn.refuse(lost)
+        else:
+            turn.request.attempt += 1  # it has begun
+            elsewhere.append(turn)
+    activation.runtime.hand_on([*elsewhere, *activation._waiting_turns()], bounce=True)
