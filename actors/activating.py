@@ -148,7 +148,6 @@ def fail_activation(activation: "Activation", error: BaseException) -> None:
     for turn in activation._waiting_turns():
         stored |= turn.row or (turn.said and activation.durable is not None)
         if turn.row and not turn.said:  # it will run: its caller waits for the next activation
-            turn.request.attempt += 1
             again.append(turn)
         else:
             turn.tell(activation._failed_to_activate(turn.request.id))

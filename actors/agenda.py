@@ -73,7 +73,7 @@ class Agenda:
         return address not in self._runtime.activations and self._is_mine(address) and self._may_try(address)
 
     def _is_mine(self, address: str) -> bool:
-        """Whether this silo is the one that sees to the address, as all of them reckon it."""
+        """Whether this silo is the one that sees to the address, as all of them reckon it; placement says where."""
         directory = self._runtime.directory
         able = directory.members(address.partition("-")[0])
         return bool(able) and max(able, key=lambda silo: _weight(silo, address)) == directory.silo
@@ -100,7 +100,7 @@ class Agenda:
     async def _activate(self, address: str) -> str | None:
         """Make sure that the address is active somewhere; return why it cannot be."""
         try:
-            await self._runtime.own(address)
+            await self._runtime.wake(address)
             activation = self._runtime.activations.get(address)
             failed = await activation.ready() if activation is not None else None
         except ActorError as error:

@@ -52,6 +52,10 @@ async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIte
     activation = actor._activation
     log = activation.durable_side.channel(channel)
     store, address = activation.runtime.store, activation.address
+    floor = activation.durable_side.floor
+    if after is not None and after < floor - 1:
+        yield _closed(floor - 1)
+        return
     offset = log.first if after is None else max(after + 1, log.first)
     log.join()
     try:
@@ -60,9 +64,13 @@ async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIte
                 yield msgspec.Raw(records.encode((found, item.kind, msgspec.Raw(item.data))))
                 offset = found + 1
         if log.erased:
-            yield msgspec.Raw(records.encode((log.next - 1, "closed", None)))
+            yield _closed(activation.durable_side.floor - 1)
     finally:
         log.leave()
+
+
+def _closed(offset: int) -> msgspec.Raw:
+    return msgspec.Raw(records.encode((offset, "closed", None)))
 
 
 async def publish(actor: "Actor", channel: str, value: Any) -> None:

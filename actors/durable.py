@@ -68,8 +68,8 @@ class Durable:
     """What the store knows of an activation beside its state, and every change of it on the way there."""
 
     __slots__ = (
-        "_activation", "_admitting", "_drop", "_floor", "_journals", "_readers_ended", "_then", "_wake", "_written",
-        "channels", "counter", "inbox", "outbox", "reminders", "rows", "state", "writes",
+        "_activation", "_admitting", "_drop", "_journals", "_readers_ended", "_then", "_wake", "_written",
+        "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows", "state", "writes",
     )  # fmt: skip
 
     def __init__(self, activation: "Activation", state: DurableState | None, counter: Counter | None = None) -> None:
@@ -89,7 +89,8 @@ class Durable:
         self._drop: list[bytes] = []
         self._then: list[Callable[[], None]] = []
         self._wake: float | None = None
-        self._floor = 0
+        self.floor = 0
+        """Where new channels begin: above all that were deleted, and the event that ended them."""
         self._written: asyncio.Event | None = None
         self._readers_ended = False
 
@@ -118,7 +119,7 @@ class Durable:
             elif kind == CHANNEL:
                 self._add_channel(rest.decode(), msgspec.msgpack.decode(value, type=ChannelHead))
             elif kind == FLOOR:
-                self._floor = msgspec.msgpack.decode(value, type=int)
+                self.floor = msgspec.msgpack.decode(value, type=int)
         self.rows = len(pending)
         self._wake = self._next_wake()
         return pending
@@ -171,7 +172,7 @@ class Durable:
     def channel(self, name: str) -> ChannelLog:
         """The log of a channel of this actor."""
         found = self.channels.get(name) if self.channels else None
-        return found or self._add_channel(name, ChannelHead(self._floor, self._floor))
+        return found or self._add_channel(name, ChannelHead(self.floor, self.floor))
 
     def _add_channel(self, name: str, head: ChannelHead) -> ChannelLog:
         if self.channels is None:
@@ -361,9 +362,10 @@ class Durable:
             if turn.row:
                 put[MESSAGE + turn.number] = encode(Pending(turn.request))
         self._drop, self.reminders = [], None
-        self._floor = max([self._floor, *(channel.next for channel in (self.channels or {}).values())])
-        if self._floor:
-            put[FLOOR] = encode(self._floor)
+        if self.channels:  # the offset before the floor is that of the event which says that they ended
+            self.floor = max(channel.next for channel in self.channels.values()) + 1
+        if self.floor:
+            put[FLOOR] = encode(self.floor)
         for channel in (self.channels or {}).values():
             self._then.append(channel.erase)
 

@@ -111,9 +111,10 @@ class Located(msgspec.Struct, array_like=True, tag=10):
 
 
 class NotHere(msgspec.Struct, array_like=True, tag=11):
-    """The receiving silo does not own the address of request ``id``, which therefore did not run. Look again."""
+    """The receiving silo does not own the address of request ``id``, which therefore took no effect. Look again."""
 
     id: int
+    began: bool = False  # it had begun to run when the silo lost the address
 
 
 class Query(msgspec.Struct, array_like=True, tag=12):

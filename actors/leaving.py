@@ -87,14 +87,14 @@ def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None
         if activation.durable is None or other.request.mode is Mode.STREAM:
             other.refuse(error)
         elif moved:
-            other.request.attempt += 1
             elsewhere.append(other)
         elif other.row:
             activation._carried = [*activation._carried, other]
         else:
             other.refuse(error)
     if moved:
-        activation.runtime.hand_on([*elsewhere, *activation._waiting_turns()], bounce=True)
+        activation.runtime.hand_on(elsewhere, bounce=True, began=True)
+        activation.runtime.hand_on(activation._waiting_turns(), bounce=True)
     activation.runtime.spawn(leave(activation, taken_over=moved))
 
 
@@ -120,7 +120,8 @@ async def leave(
     if not activation.gone:
         _end(activation)
         runtime.remove(activation)
-        runtime.hand_on([*handing_on, *activation._waiting_turns()])
+        runtime.hand_on(handing_on, began=True)
+        runtime.hand_on(activation._waiting_turns())
 
 
 def _end(activation: "Activation") -> None:
@@ -173,6 +174,6 @@ def drop(activation: "Activation", why: str) -> None:
         if activation.durable is None or turn.request.mode is Mode.STREAM:
             turn.refuse(lost)
         else:
-            turn.request.attempt += 1  # it has begun
             elsewhere.append(turn)
-    activation.runtime.hand_on([*elsewhere, *activation._waiting_turns()], bounce=True)
+    activation.runtime.hand_on(elsewhere, bounce=True, began=True)
+    activation.runtime.hand_on(activation._waiting_turns(), bounce=True)

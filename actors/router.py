@@ -150,6 +150,15 @@ class Router:
                     await runtime.directory.changed()
             delay = min(delay * 2, _LONGEST_DELAY)
 
+    async def wake(self, address: str) -> None:
+        """Make sure that the address is active, where it lives or else where it belongs. Raises as for ``own``."""
+        runtime = self._runtime
+        target = runtime.directory.place(address)
+        if target == runtime.directory.silo:
+            await runtime.own(address)
+        else:
+            await self._ask(await runtime.transport.connect(target), address)
+
     async def _let_things_settle(self, held: _Held) -> None:
         """Calls that were lost more than once wait for news: a silo without its lease may be listed for a while."""
         attempts = max((call.request.attempt for call in held.calls), default=0)

@@ -280,9 +280,16 @@ class Runtime:
         if call is None or call.link is not link:
             return  # it timed out, or was sent again elsewhere
         if type(envelope) is NotHere:
-            self._router.hold(call, fence=link.peer if link is not None else "")
+            self._look_again(call, envelope, link)
         elif call.on_envelope(envelope, trusted=link is None or link.trusted):
             self.calls.close(call)
+
+    def _look_again(self, call: Call, answer: NotHere, link: Link | None) -> None:
+        call.request.attempt += answer.began
+        if call.request.attempt > self.settings.max_attempts:
+            self.calls.end(call, call.lost())
+        else:
+            self._router.hold(call, fence=link.peer if link is not None else "")
 
     # -- what comes in over links -----------------------------------------------------------------------------------
 
@@ -465,6 +472,10 @@ class Runtime:
         """Something durable waits at the address, and its activation failed: try again in a while."""
         self._agenda.revisit(address)
 
+    async def wake(self, address: str) -> None:
+        """Make sure that the address is active somewhere, though nobody calls it."""
+        await self._router.wake(address)
+
     async def keep_agenda(self) -> None:
         """See to addresses that have work to do and no caller, until cancelled. For a silo that is a member."""
         await self._agenda.run()
@@ -482,10 +493,11 @@ class Runtime:
         if self.activations.get(activation.address) is activation:
             del self.activations[activation.address]
 
-    def hand_on(self, turns: Iterable[Turn], *, bounce: bool = False) -> None:
+    def hand_on(self, turns: Iterable[Turn], *, bounce: bool = False, began: bool = False) -> None:
         """Messages were queued in an activation that ended: let them find the next one, in their order.
 
-        ``bounce`` leaves that to the silos that sent them, where those still wait for an answer.
+        ``bounce`` leaves that to the silos that sent them, where those still wait for an answer. ``began``: they had
+        begun to run, which is tried again so often and no more.
         """
         order = 0
         for turn in turns:
@@ -497,6 +509,10 @@ class Runtime:
             unheard = turn.left or (not isinstance(origin, LocalCaller) and origin.closed)
             if turn.activation.durable is not None and (unheard or turn.said):
                 continue  # it is in the durable inbox, or nobody was promised anything
+            request.attempt += began
+            if request.attempt > self.settings.max_attempts:
+                turn.refuse(ConnectionLost(f"{turn.where}: its silo was lost {request.attempt} times while it ran"))
+                continue
             if turn.said or unheard:  # nobody waits for an answer, so this runtime sees to it
                 request.mode = Mode.SEND
                 request.id = self.next_id()
@@ -506,7 +522,7 @@ class Runtime:
                 call = self.calls.get(request.id)
                 order = max(order, request.id)
             elif bounce and origin.peer_is_silo:  # type: ignore[union-attr]
-                origin.send(NotHere(request.id))
+                origin.send(NotHere(request.id, began))
                 continue
             else:
                 call = self._begin_forwarding(request, origin)  # type: ignore[arg-type]

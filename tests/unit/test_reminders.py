@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors import Actor, ActorFailed, actor_ref, handler, records
+from actors import Actor, ActorFailed, Event, actor_ref, handler, records
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
 from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon, until
@@ -342,7 +342,9 @@ async def test_delete_erases_everything_and_offsets_do_not_run_backwards(
     await loop_time.jump(100)
     assert await soon(ref.seen()) == []
     await soon(ref.tell("new"))
-    assert await read("clerk-1", 1) == [(6, "new")]
+    assert await read("clerk-1", 1) == [(7, "new")], "above the old ones, and the event that ended them"
+    late = actor_ref("clerk-1").channel("output").subscribe(after=3)
+    assert (await soon(anext(late))) == Event(6, None, "closed"), "a reader that was away hears of it, too"
 
 
 async def test_what_waits_behind_a_deletion_runs_on_the_new_actor(start: Start, store: ScriptedStore) -> None:
@@ -352,7 +354,7 @@ async def test_what_waits_behind_a_deletion_runs_on_the_new_actor(start: Start, 
     deleting = asyncio.ensure_future(ref.delete())
     later = [asyncio.ensure_future(ref.tell.send(n)) for n in range(5)]
     await soon(asyncio.gather(deleting, *later))
-    assert await read("clerk-1", 5) == [(n + 1, n) for n in range(5)]
+    assert await read("clerk-1", 5) == [(n + 2, n) for n in range(5)]
 
 
 def test_spans_of_time_may_be_timedeltas() -> None:
