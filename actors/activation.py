@@ -45,29 +45,9 @@ class Activation:
     """
 
     __slots__ = (
-        "_arrivals",
-        "_arriving",
-        "_beside",
-        "_broken",
-        "_carried",
-        "_closing_for",
-        "_committing",
-        "_failing",
-        "_failure",
-        "_mailbox",
-        "_ready",
-        "_scheduled",
-        "_state",
-        "_timers",
-        "_turn",
-        "actor",
-        "address",
-        "durable",
-        "epoch",
-        "last_used",
-        "runtime",
-        "status",
-        "type",
+        "_arrivals", "_arriving", "_beside", "_broken", "_carried", "_closing_for", "_committing", "_failing",
+        "_failure", "_mailbox", "_ready", "_scheduled", "_state", "_timers", "_turn", "actor", "address", "durable",
+        "epoch", "last_used", "runtime", "setbacks", "status", "type",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +60,7 @@ class Activation:
         carried: Sequence[Turn] = (),
         arrivals: Sequence[Turn] = (),
         counter: Counter | None = None,
+        setbacks: int = 0,
     ) -> None:
         self.runtime = runtime
         self.address = address
@@ -104,6 +85,8 @@ class Activation:
         self._ready: asyncio.Future[None] | None = None
         self._scheduled = False
         self._failing = False
+        self.setbacks = setbacks
+        """How often in a row a commit failed, over several activations."""
         self._broken = False  # a commit was refused: nothing may be built on it
         if self.durable is None:
             for turn in carried:
@@ -251,7 +234,7 @@ class Activation:
     def _start(self, turn: Turn) -> None:
         if turn.spec.lane is not Lane.TURN:
             self._run_beside(turn)
-        elif turn.recovered:
+        elif turn.recovered or turn.park_for is not None:
             self._turn = turn
             self.runtime.spawn(self._adopt(turn))
         elif turn.expires > self.runtime.loop.time() or turn.request.mode is Mode.SEND:
@@ -266,10 +249,10 @@ class Activation:
         """Start a message that a lost silo may have begun, and count that, unless it was done too often already."""
         assert self.durable is not None
         limit = self.runtime.settings.max_adoptions
-        if turn.adoptions >= limit:
-            await self.park(turn, f"its silo was lost {limit + 1} times while it ran")
-        elif turn.park_for is not None:
+        if turn.park_for is not None:
             await self.park(turn, turn.park_for)
+        elif turn.adoptions >= limit:
+            await self.park(turn, f"its silo was lost {limit + 1} times while it ran")
         elif await self.write(self.durable.adopt(turn)) and self.runs(turn):
             turn.start()
 
@@ -366,7 +349,10 @@ class Activation:
             return await self.write(write, turn)
         done = self._committing = self.runtime.loop.create_future()
         try:
-            return await self.write(write, turn)
+            written = await self.write(write, turn)
+            if written:
+                self.setbacks = 0
+            return written
         finally:
             self._committing = None
             done.set_result(None)

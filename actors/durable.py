@@ -323,6 +323,7 @@ class Durable:
             drop.append(MESSAGE + turn.number)
         if effects.erase:
             self._keep_what_waits(put)
+            state = None
         elif state is not None and self.state is not None:
             self._then.append(partial(self.state.stored, state))
             state = self.state.write(state, put, drop)

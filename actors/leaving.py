@@ -10,7 +10,7 @@ from actors.builtin import SUBSCRIBE
 from actors.context import current_turn
 from actors.durable import Write
 from actors.envelope import Mode
-from actors.errors import ActorError, ConnectionLost
+from actors.errors import ActorError, ClusterUnavailable, ConnectionLost
 from actors.ports import Commit
 from actors.status import Status
 from actors.turn import Lifecycle, Turn
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("actors")
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0  # seconds before what failed is tried again
 LAST_WORDS = 1.0  # seconds that readers of a deleted channel have to hear of it
 
 
@@ -80,6 +81,8 @@ def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None
     running = activation._running()
     activation._turn, activation._beside = None, None
     moved = isinstance(error, ConnectionLost)
+    activation.setbacks += not moved
+    hopeless = activation.setbacks > activation.runtime.settings.max_adoptions
     elsewhere: list[Turn] = []
     for other in running:
         if other.task is not None and other is not turn:
@@ -89,6 +92,8 @@ def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None
         elif moved:
             elsewhere.append(other)
         elif other.row:
+            if hopeless and not isinstance(error, ClusterUnavailable):
+                other.park_for = f"its turn could not be ended: {error}"
             activation._carried = [*activation._carried, other]
         else:
             other.refuse(error)
@@ -110,7 +115,10 @@ async def leave(
     if not handing_on:
         renew = renew or bool(activation._mailbox or activation._arrivals or activation._carried)
     if renew and not taken_over and not runtime.draining and runtime.may_act():
-        _renew(activation)
+        if activation.setbacks:
+            await asyncio.sleep(min(FIRST_PAUSE * 2**activation.setbacks, LONGEST_PAUSE))
+        if runtime.may_act() and runtime.activations.get(activation.address) is activation:
+            _renew(activation)
         return
     activation._failing = True  # what comes from now on waits for the next owner, in its order
     try:
@@ -146,6 +154,7 @@ def _renew(activation: "Activation") -> None:
         carried=carried,
         arrivals=arrivals,
         counter=counter,
+        setbacks=activation.setbacks,
     )
     activation.runtime.activations[activation.address] = new
     new.start()

@@ -123,7 +123,7 @@ class Turn:
         """The same message for another activation."""
         turn = Turn(activation, self.request, self.origin, self.spec, self.expires)
         turn.credit, turn.left, turn.said, turn.joiners = self.credit, self.left, self.said, self.joiners
-        turn.recorded, turn.reminder = self.recorded, self.reminder
+        turn.recorded, turn.reminder, turn.park_for = self.recorded, self.reminder, self.park_for
         if self.request.mode is Mode.STREAM:
             activation.runtime.remember_stream(turn)
         return turn

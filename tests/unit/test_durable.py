@@ -376,3 +376,36 @@ async def test_the_next_silo_delivers_what_was_left(start: Start) -> None:
     await revived(start, store)
     await until(lambda: (store.state_of("keeper-2") or {}).get("seen") == [1, 2, 3], "the delivery")
     await until(lambda: not rows(store, "keeper-1", records.OUTBOX), "the rows are removed")
+
+
+async def test_a_turn_that_can_never_be_committed_is_parked_in_the_end(start: Start, store: ScriptedStore) -> None:
+    class Hopeless(ScriptedStore):
+        async def commit(self, commit: Any) -> None:
+            if commit.state is not None:
+                raise ValueError("a value of more than 128 MiB")
+            await super().commit(commit)
+
+    gate = Keeper.gate
+    gate.set()
+    start(Keeper, store=Hopeless(store.data))
+    await soon(actor_ref("keeper-1").slowly.send("x"))
+    await until(lambda: rows(store, "keeper-1", records.PARKED), "it is parked")
+    assert await soon(actor_ref("keeper-1").all()) == []
+
+
+async def test_a_turn_that_deletes_its_actor_leaves_no_state(start: Start, store: ScriptedStore) -> None:
+    class Leaver(Actor):
+        state: Log
+
+        async def receive(self, message: Any) -> None:
+            self.state.seen.append(message)
+            await self.delete()
+
+        @handler
+        async def all(self) -> list[Any]:
+            return self.state.seen
+
+    start(Leaver, store=store)
+    await soon(actor_ref("leaver-1").ask("x"))
+    assert await soon(actor_ref("leaver-1").all()) == []
+    assert store.state_of("leaver-1") is None
