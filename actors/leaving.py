@@ -114,11 +114,12 @@ async def leave(
         await activation.durable.written()
     if not handing_on:
         renew = renew or bool(activation._mailbox or activation._arrivals or activation._carried)
+    if renew and activation.setbacks:
+        await asyncio.sleep(min(FIRST_PAUSE * 2**activation.setbacks, LONGEST_PAUSE))
+        if runtime.activations.get(activation.address) is not activation:
+            return  # dropped with its silo
     if renew and not taken_over and not runtime.draining and runtime.may_act():
-        if activation.setbacks:
-            await asyncio.sleep(min(FIRST_PAUSE * 2**activation.setbacks, LONGEST_PAUSE))
-        if runtime.may_act() and runtime.activations.get(activation.address) is activation:
-            _renew(activation)
+        _renew(activation)
         return
     activation._failing = True  # what comes from now on waits for the next owner, in its order
     try:
