@@ -23,7 +23,7 @@ from actors.records import Done, Pending
 from actors.runtime import Runtime
 from cluster.store.memory import MemoryData
 from tests.unit.conftest import Start
-from tests.unit.fakes import FakeLink, ScriptedStore, settle, soon, until
+from tests.unit.fakes import FakeLink, ManualClock, ScriptedStore, settle, soon, until
 
 
 @dataclass
@@ -409,3 +409,27 @@ async def test_a_turn_that_deletes_its_actor_leaves_no_state(start: Start, store
     await soon(actor_ref("leaver-1").ask("x"))
     assert await soon(actor_ref("leaver-1").all()) == []
     assert store.state_of("leaver-1") is None
+
+
+async def test_keys_and_answers_are_kept_for_the_retention_time_and_no_longer(
+    start: Start, store: ScriptedStore
+) -> None:
+    clock = ManualClock()
+    runtime = start(Keeper, store=store, clock=clock)
+    keyed = actor_ref("keeper-1").options(idempotency_key="k")
+    link = FakeLink(trusted=True)
+    runtime.on_envelopes(link, [envelope("", "never acknowledged")])
+    await link.answer()
+    assert await soon(keyed.ask("x")) == 2
+    clock.monotonic += 23 * 3600
+    assert await soon(keyed.ask("x")) == 2
+    clock.monotonic += 2 * 3600
+    assert await soon(keyed.ask("x")) == 3, "the key is free again"
+    assert await soon(keyed.ask("x")) == 3
+    await until(lambda: len(rows(store, "keeper-1", records.EXPIRY)) == 2, "the purge has read what expired")
+    await soon(actor_ref("keeper-1").ask("one more"))
+    assert len(rows(store, "keeper-1", records.KEYED)) == 1
+    assert len(rows(store, "keeper-1", records.EXPIRY)) == 1
+    kept = [row.message_id for row in messages(store, "keeper-1") if isinstance(row, Done)]
+    assert "m1" not in kept
+    assert await soon(keyed.ask("x")) == 3
