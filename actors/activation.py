@@ -437,5 +437,5 @@ class Activation:
     async def give_back(self) -> None:
         """The silo goes in good order: what runs may start elsewhere without that counting as a loss."""
         turn = self._turn
-        if turn is not None and turn.row and self.durable is not None:
+        if turn is not None and self.durable is not None and turn.answerable:
             await self.write(self.durable.give_back(turn))

@@ -116,7 +116,7 @@ async def resolve_parked(actor: "Actor", action: str, message_id: str) -> str:
             expires = activation.runtime.clock.time() + activation.runtime.settings.retention
             effects.put[MESSAGE + number] = records.encode(Done(message_id, expires, records.encode(refusal)))
             effects.renew = True
-    durable.inbox.parked.discard(message_id)
+    durable.inbox.parked.pop(message_id, None)
     return f"{row.request.handler or 'receive'}: {row.reason}"
 
 

@@ -115,7 +115,8 @@ class Durable:
             elif kind == REMINDER:
                 self._reminders().rows[rest.decode()] = msgspec.msgpack.decode(value, type=Reminder)
             elif kind == PARKED:
-                self.inbox.parked.add(msgspec.msgpack.decode(value, type=Parked).request.message_id)
+                parked = msgspec.msgpack.decode(value, type=Parked)
+                self.inbox.parked[parked.request.message_id] = parked.reason
             elif kind == CHANNEL:
                 self._add_channel(rest.decode(), msgspec.msgpack.decode(value, type=ChannelHead))
             elif kind == FLOOR:
@@ -373,7 +374,7 @@ class Durable:
     def park(self, turn: "Turn", reason: str) -> Write:
         """The commit that takes a message out of the inbox until an operator decides; its journal stays."""
         self.inbox.remove(turn)
-        self.inbox.parked.add(turn.request.message_id)
+        self.inbox.parked[turn.request.message_id] = reason
         self.rows -= turn.row
         row = Parked(turn.request, reason, self._activation.runtime.clock.time())
         return self.compose(put={PARKED + turn.number: encode(row)}, drop=[MESSAGE + turn.number])
@@ -391,7 +392,11 @@ class Durable:
 
     def give_back(self, turn: "Turn") -> Write:
         """The commit that lets the next start of a message not count: this silo leaves in good order."""
-        return self.compose(put={MESSAGE + turn.number: encode(Pending(turn.request, turn.adoptions - 1))})
+        put: dict[bytes, bytes] = {}
+        if not turn.row:
+            self._put_message(put, turn)
+        put[MESSAGE + turn.number] = encode(Pending(turn.request, turn.adoptions - 1))
+        return self.compose(put=put)
 
     def fall_asleep(self, state: bytes | None) -> Write | None:
         """The last commit, which leaves the wake-up time to whoever is there; None if there is nothing to say."""

@@ -114,7 +114,8 @@ class NotHere(msgspec.Struct, array_like=True, tag=11):
     """The receiving silo does not own the address of request ``id``, which therefore took no effect. Look again."""
 
     id: int
-    began: bool = False  # it had begun to run when the silo lost the address
+    began: bool = False  # it had begun to run when the silo gave the address up
+    lost: bool = False  # and that not in good order, which may happen so often and no more
 
 
 class Query(msgspec.Struct, array_like=True, tag=12):

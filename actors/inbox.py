@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from actors import records
-from actors.envelope import Failure, Reply, Request
+from actors.envelope import Failure, Mode, Reply, Request
 from actors.errors import ClusterUnavailable, IdempotencyKeyReused, MessageParked, Rejected
 from actors.ports import Store
 from actors.records import BESIDE, KEYED, MESSAGE, PAIR, Done, Keyed, encode
@@ -38,7 +38,8 @@ class Inbox:
         self._pairs: dict[str, bytes] | None = None
         self._forgotten: list[bytes] = []
         self._purge_at = 0.0
-        self.parked: set[str] = set()
+        self.parked: dict[str, str] = {}
+        """Why, by message id."""
 
     @property
     def _store(self) -> Store:
@@ -117,11 +118,18 @@ class Inbox:
         elif request.message_id in self._answered:
             self._activation.runtime.spawn(self._answer_again(turn, self._answered[request.message_id][0]))
         elif request.message_id in self.parked:
-            turn.refuse(MessageParked(f"{turn.where}: the message is parked; see `silo parked`"))
+            self._is_parked(turn)
         elif not request.number or self._is_next(turn):
             self.add(turn)
             return True
         return False
+
+    def _is_parked(self, turn: "Turn") -> None:
+        if turn.request.mode is Mode.SEND:
+            turn.accepted()  # it is there, for an operator
+        else:
+            reason = self.parked[turn.request.message_id]
+            turn.refuse(MessageParked(f"{turn.where}: the message is parked: {reason}"))
 
     @staticmethod
     def _same(turn: "Turn", digest: bytes) -> bool:

@@ -98,7 +98,7 @@ def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None
         else:
             other.refuse(error)
     if moved:
-        activation.runtime.hand_on(elsewhere, bounce=True, began=True)
+        activation.runtime.hand_on(elsewhere, bounce=True, began=True, lost=True)
         activation.runtime.hand_on(activation._waiting_turns(), bounce=True)
     activation.runtime.spawn(leave(activation, taken_over=moved))
 
@@ -129,7 +129,7 @@ async def leave(
     if not activation.gone:
         _end(activation)
         runtime.remove(activation)
-        runtime.hand_on(handing_on, began=True)
+        runtime.hand_on(handing_on, began=True, lost=True)
         runtime.hand_on(activation._waiting_turns())
 
 
@@ -185,5 +185,5 @@ def drop(activation: "Activation", why: str) -> None:
             turn.refuse(lost)
         else:
             elsewhere.append(turn)
-    activation.runtime.hand_on(elsewhere, bounce=True, began=True)
+    activation.runtime.hand_on(elsewhere, bounce=True, began=True, lost=not activation.runtime.draining)
     activation.runtime.hand_on(activation._waiting_turns(), bounce=True)

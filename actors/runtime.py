@@ -285,7 +285,8 @@ class Runtime:
             self.calls.close(call)
 
     def _look_again(self, call: Call, answer: NotHere, link: Link | None) -> None:
-        call.request.attempt += answer.began
+        if answer.began:
+            call.request.attempt = max(1, call.request.attempt + answer.lost)
         if call.request.attempt > self.settings.max_attempts:
             self.calls.end(call, call.lost())
         else:
@@ -493,11 +494,11 @@ class Runtime:
         if self.activations.get(activation.address) is activation:
             del self.activations[activation.address]
 
-    def hand_on(self, turns: Iterable[Turn], *, bounce: bool = False, began: bool = False) -> None:
+    def hand_on(self, turns: Iterable[Turn], *, bounce: bool = False, began: bool = False, lost: bool = False) -> None:
         """Messages were queued in an activation that ended: let them find the next one, in their order.
 
         ``bounce`` leaves that to the silos that sent them, where those still wait for an answer. ``began``: they had
-        begun to run, which is tried again so often and no more.
+        begun to run; ``lost``: and not in good order, which may happen to each so often and no more.
         """
         order = 0
         for turn in turns:
@@ -509,7 +510,8 @@ class Runtime:
             unheard = turn.left or (not isinstance(origin, LocalCaller) and origin.closed)
             if turn.activation.durable is not None and (unheard or turn.said):
                 continue  # it is in the durable inbox, or nobody was promised anything
-            request.attempt += began
+            if began:
+                request.attempt = max(1, request.attempt + lost)
             if request.attempt > self.settings.max_attempts:
                 turn.refuse(ConnectionLost(f"{turn.where}: its silo was lost {request.attempt} times while it ran"))
                 continue
@@ -522,7 +524,7 @@ class Runtime:
                 call = self.calls.get(request.id)
                 order = max(order, request.id)
             elif bounce and origin.peer_is_silo:  # type: ignore[union-attr]
-                origin.send(NotHere(request.id, began))
+                origin.send(NotHere(request.id, began, lost))
                 continue
             else:
                 call = self._begin_forwarding(request, origin)  # type: ignore[arg-type]

@@ -66,8 +66,8 @@ class PostgresStore:
     Operations of one address take effect in the order in which their coroutines are first awaited. Cancelling an
     await neither undoes nor prevents the effect. When the database is away, operations are retried for ``timeout``
     seconds, so that a quick restart of the server is not noticed, and then refused (``StoreUnavailable``); those of the
-    same address that were called before the refusal was reported are refused with it. The store recovers by itself
-    when the database does.
+    same address that were called before whoever was refused has had its turn are refused with it. The store recovers
+    by itself when the database does.
 
     An operation whose transaction was under way when the connection broke is in doubt until the database answers
     again, and is answered only then: neither success nor ``StoreUnavailable`` would be true before. Callers who cannot

@@ -12,10 +12,13 @@ Cut = Literal["before", "after", "late", "at once"]
 
 
 class Proxy:
-    """``cut`` says what to do with the next group, once; while ``refuse`` is set, nobody can connect."""
+    """``cut`` says what to do with the next group, once; while ``refuse`` is set, nobody can connect.
+
+    New connections lead to ``server_port``.
+    """
 
     def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
+        self.server_port = server_port
         self.port = 0
         self.cut: Cut | None = None
         self.refuse = False
@@ -24,7 +27,8 @@ class Proxy:
         self.delivered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def url(self, direct: str) -> str:
-        return direct.replace(f":{self._server_port}/", f":{self.port}/")
+        """The URL with the proxy in the place of the server."""
+        return direct.replace(f":{self.server_port}/", f":{self.port}/")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection until either side ends it."""
@@ -32,7 +36,7 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
         except OSError:  # nobody is there
             writer.transport.abort()
             return

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from actors.ports import Commit, StoreUnavailable
+from actors.ports import Commit, Opened, StoreUnavailable
 from cluster.store import PostgresStore, UnusableStore
-from cluster.store.postgres_driver import Connection
+from tests.cluster.store.postgres_locks import holding
 from tests.cluster.store.postgres_proxy import Cut, proxy
 from tests.conformance.store.postgres_server import PostgresServer
 
-QUICK = 0.5  # seconds that a store waits, where a test waits for it
+QUICK = 1.0  # seconds that a store waits, where a test waits for it
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,10 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def url(server: PostgresServer) -> Iterator[str]:
+async def url(server: PostgresServer) -> AsyncIterator[str]:
+    """A store that has been made already: it is opened quickly, and making it takes longer."""
     url = server.lend_database()
+    await (await PostgresStore.open_url(url)).close()
     yield url
     server.take_back(url)
 
@@ -54,7 +56,7 @@ async def test_a_quick_restart_is_not_noticed(server: PostgresServer, url: str) 
         await store.open(address, 1)
         while not stop.is_set():
             number = written.get(address, 0) + 1
-            await store.commit(Commit(address, 1, b"%d" % number))
+            await store.commit(Commit(address=address, epoch=1, state=b"%d" % number))
             written[address] = number
             if sum(written.values()) >= 100:
                 hundred.set()
@@ -71,7 +73,7 @@ async def test_a_quick_restart_is_not_noticed(server: PostgresServer, url: str) 
     stop.set()
     await asyncio.gather(*tasks)
     for address, number in written.items():
-        assert await store.open(address, 1) == b"%d" % number
+        assert await store.open(address, 1) == Opened(b"%d" % number)
     await store.close()
 
 
@@ -88,7 +90,8 @@ async def test_every_answer_is_true_whatever_happens(server: PostgresServer, url
         while not stop:
             number += 1
             try:
-                await store.commit(Commit(address, 1, b"%d" % number))
+                name = b"%d" % number
+                await store.commit(Commit(address=address, epoch=1, state=name, put={b"\x80" + name: name}))
                 acknowledged[f"{address} {number}"] += 1
                 answer = "done"
             except StoreUnavailable:
@@ -123,15 +126,19 @@ async def test_every_answer_is_true_whatever_happens(server: PostgresServer, url
         "SELECT address || ' ' || convert_from(state, 'UTF8') FROM agentsilo.written", url=url
     )))  # fmt: skip
     assert written == acknowledged
+    records = server.execute("SELECT address || ' ' || convert_from(value, 'UTF8') FROM agentsilo.records", url=url)
+    assert Counter(map(str, records)) == acknowledged
 
 
 async def test_a_server_that_is_gone_is_refused_in_time_and_found_again(server: PostgresServer, url: str) -> None:
     store = await PostgresStore.open_url(url, timeout=QUICK)
     await store.open("session-1", 1)
-    await store.commit(Commit("session-1", 1, b"before"))
+    await store.commit(Commit(address="session-1", epoch=1, state=b"before"))
     server.kill()
     outcomes = await asyncio.gather(
-        store.commit(Commit("session-1", 1, b"lost")), store.open("session-2", 1), return_exceptions=True
+        store.commit(Commit(address="session-1", epoch=1, state=b"lost")),
+        store.open("session-2", 1),
+        return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
     with pytest.raises(StoreUnavailable, match="^postgresql://127.0.0.1:") as refusal:
@@ -139,15 +146,15 @@ async def test_a_server_that_is_gone_is_refused_in_time_and_found_again(server: 
     assert "\n" not in str(refusal.value)
     server.launch()
     await asyncio.to_thread(server.wait_until_ready)
-    assert await store.open("session-1", 1) == b"before"
-    await store.commit(Commit("session-1", 1, b"after"))
+    assert await store.open("session-1", 1) == Opened(b"before")
+    await store.commit(Commit(address="session-1", epoch=1, state=b"after"))
     await store.close()
 
 
 async def test_closing_while_the_server_is_gone(server: PostgresServer, url: str) -> None:
     store = await PostgresStore.open_url(url, timeout=QUICK)
     server.kill()
-    commit = asyncio.create_task(store.commit(Commit("session-1", 1, b"lost")))
+    commit = asyncio.create_task(store.commit(Commit(address="session-1", epoch=1, state=b"lost")))
     await asyncio.sleep(0)
     await store.close()
     with pytest.raises(StoreUnavailable):
@@ -159,79 +166,70 @@ async def test_closing_while_the_server_is_gone(server: PostgresServer, url: str
 async def test_a_frozen_server_is_refused_in_time_and_goes_on(server: PostgresServer, url: str) -> None:
     store = await PostgresStore.open_url(url, timeout=QUICK)
     await store.open("session-1", 1)
-    await store.commit(Commit("session-1", 1, b"before"))
+    await store.commit(Commit(address="session-1", epoch=1, state=b"before"))
     server.freeze()
     try:
         for _ in range(2):  # on the old connection, then without one
             with pytest.raises(StoreUnavailable, match="nothing was written"):
-                await store.commit(Commit("session-1", 1, b"frozen"))
+                await store.commit(Commit(address="session-1", epoch=1, state=b"frozen"))
+            await asyncio.sleep(0)  # what is called in the same step counts as called before the report
         with pytest.raises(StoreUnavailable, match="no connection within"):
             await PostgresStore.open_url(url, timeout=QUICK)
     finally:
         server.thaw()
-    assert await store.open("session-1", 1) == b"before"
+    assert await store.open("session-1", 1) == Opened(b"before")
     await store.close()
 
 
-async def somebody_waits_for_a_lock(connection: Connection) -> None:
-    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while not await connection.fetch(waiting):  # noqa: ASYNC110 - the server tells nobody
-        await asyncio.sleep(0)
-
-
 async def test_what_a_freeze_caught_is_answered_when_it_is_known(server: PostgresServer, url: str) -> None:
-    store, other = await PostgresStore.open_url(url, timeout=QUICK), await PostgresStore.open_url(url)
+    store = await PostgresStore.open_url(url, timeout=QUICK)
     await asyncio.gather(store.open("session-1", 1), store.open("session-2", 1))
-    session = other._writer._session
-    assert session is not None
-    connection = session._connection
-    async with connection.transaction():
-        await connection.execute("SELECT FROM agentsilo.actors WHERE address = 'session-1' FOR UPDATE")
-        caught = asyncio.create_task(store.commit(Commit("session-1", 1, b"caught")))
-        await somebody_waits_for_a_lock(connection)
+    async with holding(url, "SELECT FROM agentsilo.actors WHERE address = 'session-1' FOR UPDATE") as somebody_waits:
+        caught = asyncio.create_task(store.commit(Commit(address="session-1", epoch=1, state=b"caught")))
+        await somebody_waits()
         server.freeze()
         try:
             with pytest.raises(StoreUnavailable):
-                await store.commit(Commit("session-2", 1, b"behind it"))
+                await store.commit(Commit(address="session-2", epoch=1, state=b"behind it"))
             assert not caught.done()
         finally:
             server.thaw()
         with pytest.raises(StoreUnavailable, match="nothing was written"):
             await caught
-    assert await store.open("session-1", 1) is None
-    assert await store.open("session-2", 1) is None
-    await store.commit(Commit("session-1", 1, b"after"))
+    assert await store.open("session-1", 1) == Opened()
+    assert await store.open("session-2", 1) == Opened()
+    await store.commit(Commit(address="session-1", epoch=1, state=b"after"))
     await store.close()
-    await other.close()
 
 
 async def test_nothing_is_applied_on_top_of_a_refusal(server: PostgresServer, url: str) -> None:
-    store, other = await PostgresStore.open_url(url, timeout=QUICK), await PostgresStore.open_url(url)
+    store = await PostgresStore.open_url(url, timeout=QUICK)
     await asyncio.gather(store.open("session-1", 1), store.open("session-2", 1))
-    session = other._writer._session
-    assert session is not None
-    connection = session._connection
-    async with connection.transaction():
-        await connection.execute("SELECT FROM agentsilo.actors WHERE address = 'session-1' FOR UPDATE")
-        blocked = asyncio.create_task(store.commit(Commit("session-1", 1, b"blocked")))
-        await somebody_waits_for_a_lock(connection)
-        behind_it = asyncio.create_task(store.commit(Commit("session-1", 1, b"behind")))
-        another = asyncio.create_task(store.commit(Commit("session-2", 1, b"another")))
+    async with holding(url, "SELECT FROM agentsilo.actors WHERE address = 'session-1' FOR UPDATE") as somebody_waits:
+        blocked = asyncio.create_task(store.commit(Commit(address="session-1", epoch=1, state=b"blocked")))
+        await somebody_waits()
+        behind_it = asyncio.create_task(store.commit(Commit(address="session-1", epoch=1, state=b"behind")))
+        at_once: list[asyncio.Future[object]] = []
+        (job,) = store._writer._group
+        on_top = Commit(address="session-1", epoch=1, state=b"on top of a gap")
+        job.answer.add_done_callback(lambda _: at_once.append(store._writer.submit(on_top, 0)))  # type: ignore[arg-type]
+        another = asyncio.create_task(store.commit(Commit(address="session-2", epoch=1, state=b"another")))
         outcomes = await asyncio.gather(blocked, behind_it, another, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable, type(None)]
     assert "an earlier operation of this actor was refused" in str(outcomes[1])
-    await store.commit(Commit("session-1", 1, b"called after the report"))
-    assert await store.open("session-1", 1) == b"called after the report"
+    with pytest.raises(StoreUnavailable, match="an earlier operation of this actor was refused"):
+        await at_once[0]
+    await store.commit(Commit(address="session-1", epoch=1, state=b"called after the report"))
+    assert await store.open("session-1", 1) == Opened(b"called after the report")
     await store.close()
-    await other.close()
 
 
 async def test_a_session_that_was_ended_by_somebody_is_replaced(server: PostgresServer, url: str) -> None:
     store = await PostgresStore.open_url(url)
     await store.open("session-1", 1)
     server.execute("DELETE FROM agentsilo.sessions", url=url)
-    await store.commit(Commit("session-1", 1, b"one"))
-    assert await store.open("session-1", 1) == b"one"
+    await store.commit(Commit(address="session-1", epoch=1, state=b"one"))
+    assert await store.open("session-1", 1) == Opened(b"one")
     await store.close()
 
 
@@ -244,7 +242,7 @@ async def test_a_store_that_was_replaced_is_not_written(server: PostgresServer, 
         "UPDATE agentsilo.store SET id = 'another'", f"SELECT pg_terminate_backend({session.backend[0]})", url=url
     )
     with pytest.raises(StoreUnavailable, match="replaced by another store while it was in use; restart"):
-        await store.commit(Commit("session-1", 1, b"one"))
+        await store.commit(Commit(address="session-1", epoch=1, state=b"one"))
     await store.close()
 
 
@@ -267,13 +265,16 @@ async def test_cancelled_calls_take_effect(server: PostgresServer, url: str) -> 
     store = await PostgresStore.open_url(url)
     await store.open("session-1", 1)
     async with store._writer._using:
-        calls = [asyncio.create_task(store.commit(Commit("session-1", 1, state))) for state in (b"one", b"two")]
+        calls = [
+            asyncio.create_task(store.commit(Commit(address="session-1", epoch=1, state=state)))
+            for state in (b"one", b"two")
+        ]
         await asyncio.sleep(0)
         for call in calls:
             call.cancel()
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
-    assert await store.open("session-1", 1) == b"two"
+    assert await store.open("session-1", 1) == Opened(b"two")
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0)
     closing.cancel()
@@ -338,7 +339,7 @@ async def test_encryption_as_sslmode_says(server: PostgresServer, url: str, tmp_
         front = url.replace(f"127.0.0.1:{server.port}", f"localhost:{port}")
         for mode in ("sslmode=require", f"sslmode=verify-full&sslrootcert={tmp_path}/ca.pem"):
             store = await PostgresStore.open_url(f"{front}?{mode}")
-            assert await store.open("session-1", 1) is None
+            assert await store.open("session-1", 1) == Opened()
             await store.close()
         assert encrypted == 2
         (tmp_path / "other").mkdir()

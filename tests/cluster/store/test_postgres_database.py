@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from actors.ports import Commit, Fenced, StoreUnavailable
+from actors.ports import Commit, Due, Fenced, Opened, StoreUnavailable
 from cluster.store import PostgresStore, StoreInUse, UnusableStore, postgres_schema
+from cluster.store.postgres_migrations import MIGRATIONS
 from tests.cluster.store.processes import python
 from tests.conformance.store.postgres_server import PostgresServer, shared_server
 
@@ -60,7 +61,7 @@ async def test_defaults_that_would_break_the_fence_do_not_count(server: Postgres
         server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET {setting}")
     store = await PostgresStore.open_url(url)
     assert await shown(store, "transaction_isolation") == "read committed"
-    assert await store.open("session-1", 1) is None
+    assert await store.open("session-1", 1) == Opened()
     await store.close()
 
 
@@ -86,7 +87,7 @@ async def test_a_schema_of_another_application_is_refused(server: PostgresServer
 async def test_a_newer_schema_is_refused_untouched(server: PostgresServer, url: str) -> None:
     await open_and_close(url)
     server.execute("UPDATE agentsilo.store SET format = 99", url=url)
-    with pytest.raises(UnusableStore, match=r"newer release \(format 99, this release knows 1\); it was not touched"):
+    with pytest.raises(UnusableStore, match=r"newer release \(format 99, this release knows 2\); it was not touched"):
         await open_and_close(url)
     assert server.execute("SELECT format FROM agentsilo.store", url=url) == [99]
     assert server.execute("SELECT count(*) FROM agentsilo.sessions", url=url) == [0]
@@ -95,7 +96,7 @@ async def test_a_newer_schema_is_refused_untouched(server: PostgresServer, url: 
 @pytest.fixture
 def new_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, there is one migration more."""
-    more = (*postgres_schema.MIGRATIONS, ("CREATE TABLE agentsilo.news ()",))
+    more = (*MIGRATIONS, ("CREATE TABLE agentsilo.news ()",))
     return lambda: monkeypatch.setattr(postgres_schema, "MIGRATIONS", more)
 
 
@@ -104,20 +105,76 @@ async def test_an_older_schema_is_upgraded_once(
 ) -> None:
     store = await PostgresStore.open_url(url)
     await store.open("session-1", 1)
-    await store.commit(Commit("session-1", 1, b"kept"))
+    await store.commit(Commit(address="session-1", epoch=1, state=b"kept"))
     await store.close()
     new_release()
     assert set(await asyncio.gather(*(open_and_close(url) for _ in range(4)))) == {store.id}
-    assert server.execute("SELECT format FROM agentsilo.store", url=url) == [2]
+    assert server.execute("SELECT format FROM agentsilo.store", url=url) == [3]
     store = await PostgresStore.open_url(url)
-    assert await store.open("session-1", 2) == b"kept"
+    assert await store.open("session-1", 2) == Opened(b"kept")
     await store.close()
+
+
+@pytest.fixture
+async def format_1(url: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a store of the first release, with states."""
+    with monkeypatch.context() as first_release:
+        first_release.setattr(postgres_schema, "MIGRATIONS", MIGRATIONS[:1])
+        store_id = await open_and_close(url)
+    assert server.execute("SELECT format FROM agentsilo.store", url=url) == [1]
+    server.execute(
+        "UPDATE agentsilo.store SET era = 7",
+        "INSERT INTO agentsilo.actors VALUES ('session-1', 5, 'kept'), ('session-2', 6, NULL), "
+        "('session-3', 1, convert_to(repeat('x', 100000), 'UTF8'))",
+        url=url,
+    )
+    return store_id
+
+
+async def test_a_store_of_the_first_release_keeps_what_it_has(format_1: str, server: PostgresServer, url: str) -> None:
+    assert set(await asyncio.gather(*(open_and_close(url) for _ in range(4)))) == {format_1}
+    store = await PostgresStore.open_url(url)
+    assert await store.raise_era(0) == 7
+    assert await store.due(9.0, hosts=(), limit=9) == []
+    with pytest.raises(Fenced):
+        await store.open("session-1", 4)
+    assert await store.open("session-1", 5) == Opened(b"kept")
+    assert await store.open("session-2", 6) == Opened()
+    await store.commit(Commit(address="session-3", epoch=1, put={b"k": b"v"}, wake=1.0))
+    assert await store.open("session-3", 2, "a.1") == Opened(b"x" * 100_000, {b"k": b"v"})
+    assert await store.due(9.0, hosts=(), limit=9) == [Due(1.0, "session-3")]
+    await store.close()
+    new = await PostgresStore.open_url(server.new_database())  # made by this release
+    described = []
+    for place in (url, new._writer._url.dsn):
+        columns = server.execute(DESCRIBE, url=place)
+        described.append(columns)
+    assert described[0] == described[1]
+    await new.close()
+
+
+DESCRIBE = """
+SELECT concat_ws(' ', table_name, column_name, data_type, collation_name, is_nullable, column_default)
+FROM information_schema.columns WHERE table_schema = 'agentsilo'
+UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'agentsilo'
+UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'agentsilo'::regnamespace
+ORDER BY 1
+"""
+
+
+async def test_an_upgrade_takes_as_long_as_it_takes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await open_and_close(url)
+    monkeypatch.setattr(postgres_schema, "MIGRATIONS", (*MIGRATIONS, ("SELECT pg_sleep(1)",)))
+    stores = await asyncio.gather(*(PostgresStore.open_url(url, timeout=0.5) for _ in range(2)))
+    for store in stores:
+        assert await shown(store, "statement_timeout") == await shown(store, "lock_timeout") == "400ms"
+        await store.close()
 
 
 async def test_nobody_upgrades_a_schema_in_use(url: str, new_release: Callable[[], None]) -> None:
     old = await PostgresStore.open_url(url)
     new_release()
-    with pytest.raises(StoreInUse, match=r"silos of an older release use this store \(format 1\)"):
+    with pytest.raises(StoreInUse, match=r"silos of an older release use this store \(format 2\)"):
         await open_and_close(url)
     await old.close()
     await open_and_close(url)
@@ -127,9 +184,7 @@ async def test_a_failed_migration_changes_nothing(
     url: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await open_and_close(url)
-    monkeypatch.setattr(
-        postgres_schema, "MIGRATIONS", (*postgres_schema.MIGRATIONS, ("CREATE TABLE agentsilo.news ()", "SELECT 1/0"))
-    )
+    monkeypatch.setattr(postgres_schema, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE agentsilo.news ()", "SELECT 1/0")))
     with pytest.raises(UnusableStore, match="division by zero"):
         await open_and_close(url)
     assert server.execute("SELECT to_regclass('agentsilo.news')::text", url=url) == [None]
@@ -158,7 +213,7 @@ async def test_an_empty_schema_of_ones_own_is_enough(server: PostgresServer, url
     server.execute("CREATE ROLE limited LOGIN PASSWORD 'right'")
     server.execute("CREATE SCHEMA agentsilo AUTHORIZATION limited", url=url)
     store = await PostgresStore.open_url(url.replace("postgres@", "limited:right@"))
-    assert await store.open("session-1", 1) is None
+    assert await store.open("session-1", 1) == Opened()
     await store.close()
 
 
@@ -182,7 +237,7 @@ async def test_silos_of_a_cluster_keep_an_embedded_one_out(url: str) -> None:
     for store in (first, second):
         with pytest.raises(StoreInUse, match="An embedded silo must be alone"):
             await store.lock_exclusively()
-    assert await first.open("session-1", 1) is None
+    assert await first.open("session-1", 1) == Opened()
     await first.close()
     await second.lock_exclusively()
     with pytest.raises(StoreUnavailable, match="closed"):
@@ -196,7 +251,7 @@ async def test_an_embedded_silo_takes_its_lock_again(server: PostgresServer, url
     session = embedded._writer._session
     assert session is not None
     server.execute(f"SELECT pg_terminate_backend({session.backend[0]})")
-    assert await embedded.open("session-1", 1) is None
+    assert await embedded.open("session-1", 1) == Opened()
     with pytest.raises(StoreInUse):
         await open_and_close(url)
     await embedded.close()
@@ -213,7 +268,7 @@ async def test_an_embedded_silo_that_lost_its_database_to_another_is_refused(ser
     with pytest.raises(StoreUnavailable, match="another silo uses this store"):
         await embedded.open("session-1", 1)
     await other.close()
-    assert await embedded.open("session-1", 1) is None
+    assert await embedded.open("session-1", 1) == Opened()
     await embedded.close()
 
 
@@ -256,7 +311,7 @@ def test_either_kind_of_loop_also_when_nobody_closes(
         store = await PostgresStore.open_url(url)
         await asyncio.gather(*(store.open(f"session-{number}", 2) for number in range(100)))
         with pytest.raises(Fenced):
-            await store.commit(Commit("session-1", 1, b"old"))
+            await store.commit(Commit(address="session-1", epoch=1, state=b"old"))
         return store
 
     with asyncio.Runner(loop_factory=new_loop) as runner:

@@ -1,13 +1,13 @@
 """The connection breaks while a group is under way: whatever the caller is told is true."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from actors.ports import Commit, Fenced, StoreUnavailable
+from actors.ports import Commit, Fenced, Opened, StoreUnavailable
 from cluster.store import OutcomeInDoubt, PostgresStore
 from tests.cluster.store.postgres_proxy import Cut, Proxy, proxy
 from tests.conformance.store.postgres_server import PostgresServer, shared_server
@@ -19,8 +19,10 @@ def server() -> PostgresServer:
 
 
 @pytest.fixture
-def url(server: PostgresServer) -> Iterator[str]:
+async def url(server: PostgresServer) -> AsyncIterator[str]:
+    """A store that has been made already: it is opened quickly, and making it takes longer."""
     url = server.lend_database()
+    await (await PostgresStore.open_url(url)).close()
     yield url
     server.take_back(url)
 
@@ -35,7 +37,7 @@ async def between(server: PostgresServer, url: str) -> AsyncIterator[Proxy]:
 async def store(between: Proxy, url: str) -> AsyncIterator[PostgresStore]:
     store = await PostgresStore.open_url(between.url(url))
     await asyncio.gather(*(store.open(f"session-{number}", 2) for number in range(4)))
-    await store.commit(Commit("session-0", 2, b"before"))
+    await store.commit(Commit(address="session-0", epoch=2, state=b"before"))
     yield store
     await store.close()
 
@@ -59,32 +61,63 @@ def leave_the_old_backend_alone(store: PostgresStore) -> None:
 async def test_a_group_takes_effect_once_with_its_own_outcomes(
     store: PostgresStore, between: Proxy, server: PostgresServer, url: str, cut: Cut, terminated: bool
 ) -> None:
+    await store.commit(Commit(address="session-2", epoch=2, put={b"a": b"", b"b": b""}, wake=5.0))
+    await store.commit(Commit(address="session-3", epoch=2, state=b"kept", put={b"a": b"kept"}))
+    await store.commit(Commit(address="session-0", epoch=2, put={b"%d" % key: b"old" for key in range(5)}))
     server.note_writes(url)
+    server.execute(*NOTE_RECORDS, url=url)
     if not terminated:
         leave_the_old_backend_alone(store)
     between.cut = cut
     outcomes = await together(
         store,
-        store.commit(Commit("session-0", 2, b"new")),
-        store.commit(Commit("session-1", 1, b"old owner")),
-        store.delete("session-2", 2),
-        store.open("session-3", 1),
+        store.commit(Commit(address="session-0", epoch=2, state=b"new", put={b"2": b"new", b"9": b"new"}, drop=[b"3"])),
+        store.commit(Commit(address="session-0", epoch=2, cut=[(b"0", b"2")])),
+        store.commit(Commit(address="session-1", epoch=1, state=b"old owner", put={b"a": b"old owner"})),
+        store.commit(Commit(address="session-2", epoch=2, erase=True)),
+        store.open("session-3", 5),
         store.open("session-4", 5),
         store.raise_era(9),
     )
     assert between.happened.is_set()
     assert [str(outcome) if isinstance(outcome, Fenced) else outcome for outcome in outcomes] == [
         None,
+        None,
         "session-1: epoch 1 was refused, the store has seen epoch 2",
         None,
-        "session-3: epoch 1 was refused, the store has seen epoch 2",
-        None,
+        Opened(b"kept", {b"a": b"kept"}),
+        Opened(),
         9,
     ]
-    written = server.execute("SELECT address FROM agentsilo.written ORDER BY address", url=url)
-    assert written == ["session-0", "session-2"]
-    assert await store.open("session-0", 2) == b"new"
+    assert server.execute("SELECT address FROM agentsilo.written ORDER BY 1", url=url) == ["session-0", "session-2"]
+    assert server.execute("SELECT note FROM agentsilo.noted ORDER BY 1", url=url) == [
+        "DELETE session-0 0",
+        "DELETE session-0 1",
+        "DELETE session-0 3",
+        "DELETE session-2 a",
+        "DELETE session-2 b",
+        "INSERT session-0 9",
+        "UPDATE session-0 2",
+    ]
+    assert await store.open("session-0", 2) == Opened(b"new", {b"2": b"new", b"4": b"old", b"9": b"new"})
+    assert await store.due(9.0, hosts=(), limit=9) == []
     between.deliver.set()
+
+
+NOTE_RECORDS = (
+    "CREATE TABLE agentsilo.noted (note text)",
+    """
+    CREATE FUNCTION agentsilo.note_record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO agentsilo.noted
+        SELECT concat_ws(' ', TG_OP, (coalesce(new, old)).address, convert_from((coalesce(new, old)).key, 'UTF8'));
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER note_record AFTER INSERT OR UPDATE OR DELETE ON agentsilo.records
+    FOR EACH ROW EXECUTE FUNCTION agentsilo.note_record()
+    """,
+)
 
 
 async def test_what_was_done_before_another_owner_came_is_a_success(
@@ -93,16 +126,16 @@ async def test_what_was_done_before_another_owner_came_is_a_success(
     """Another owner comes between the commit and the news of it."""
     other = await PostgresStore.open_url(url)
     between.cut = "after"
-    commit = asyncio.create_task(store.commit(Commit("session-0", 2, b"by the old")))
+    commit = asyncio.create_task(store.commit(Commit(address="session-0", epoch=2, state=b"by the old")))
     await between.happened.wait()
     between.refuse = True
-    assert await other.open("session-0", 3) == b"by the old"
-    await other.commit(Commit("session-0", 3, b"by the new"))
+    assert await other.open("session-0", 3) == Opened(b"by the old")
+    await other.commit(Commit(address="session-0", epoch=3, state=b"by the new"))
     assert not commit.done()
     between.refuse = False
     await commit
     with pytest.raises(Fenced):
-        await store.commit(Commit("session-0", 2, b"zombie"))
+        await store.commit(Commit(address="session-0", epoch=2, state=b"zombie"))
     await other.close()
 
 
@@ -112,11 +145,11 @@ async def test_a_group_that_arrives_late_changes_nothing(
     server.note_writes(url)
     leave_the_old_backend_alone(store)
     between.cut = "late"
-    await store.commit(Commit("session-0", 2, b"new"))  # tried again in another session
-    await store.commit(Commit("session-0", 2, b"newer"))
+    await store.commit(Commit(address="session-0", epoch=2, state=b"new"))  # tried again in another session
+    await store.commit(Commit(address="session-0", epoch=2, state=b"newer"))
     between.deliver.set()
     assert b"AS001" in await between.delivered
-    assert await store.open("session-0", 2) == b"newer"
+    assert await store.open("session-0", 2) == Opened(b"newer")
     assert server.execute("SELECT state FROM agentsilo.written", url=url) == [b"new", b"newer"]
 
 
@@ -128,8 +161,8 @@ async def test_the_last_words_of_a_server_between_two_groups(store: PostgresStor
     connection: Any = session._connection
     connection._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
     assert not session.closed
-    await store.commit(Commit("session-0", 2, b"new"))
-    assert await store.open("session-0", 2) == b"new"
+    await store.commit(Commit(address="session-0", epoch=2, state=b"new"))
+    assert await store.open("session-0", 2) == Opened(b"new")
     assert store._writer._session is not session
 
 
@@ -155,7 +188,7 @@ async def test_a_transaction_that_is_committing_is_waited_for(
     assert session is not None
     await session._connection.execute("SELECT pg_advisory_lock(99)")
     between.cut = "at once"
-    commit = asyncio.create_task(store.commit(Commit("session-0", 2, b"new")))
+    commit = asyncio.create_task(store.commit(Commit(address="session-0", epoch=2, state=b"new")))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with asyncio.timeout(10):
         # The old backend waits for the lock of this test, then the new one for the old one.
@@ -172,10 +205,10 @@ async def test_a_transaction_that_is_committing_is_waited_for(
 async def test_in_doubt_means_neither_done_nor_refused(server: PostgresServer, url: str) -> None:
     """The database goes away for good with a commit under way: only closing the store ends the waiting."""
     async with proxy(server.port) as between:
-        store = await PostgresStore.open_url(between.url(url), timeout=0.3)
+        store = await PostgresStore.open_url(between.url(url), timeout=1.0)
         await store.open("session-0", 1)
         between.cut = "after"
-        commit = asyncio.create_task(store.commit(Commit("session-0", 1, b"in doubt")))
+        commit = asyncio.create_task(store.commit(Commit(address="session-0", epoch=1, state=b"in doubt")))
         await between.happened.wait()
         between.refuse = True
         with pytest.raises(StoreUnavailable, match="nothing was written"):  # in bounded time
@@ -190,22 +223,22 @@ async def test_in_doubt_means_neither_done_nor_refused(server: PostgresServer, u
 async def test_a_refusal_after_a_lost_connection_is_true(server: PostgresServer, url: str) -> None:
     """The group did not get through, and its time is over when that is known."""
     async with proxy(server.port) as between:
-        store = await PostgresStore.open_url(between.url(url), timeout=0.3)
+        store = await PostgresStore.open_url(between.url(url), timeout=1.0)
         await store.open("session-0", 1)
         between.cut = "before"
-        commit = asyncio.create_task(store.commit(Commit("session-0", 1, b"lost")))
+        commit = asyncio.create_task(store.commit(Commit(address="session-0", epoch=1, state=b"lost")))
         await between.happened.wait()
         between.refuse = True
         with pytest.raises(StoreUnavailable):
             await store.open("session-1", 1)
         assert not commit.done()
-        behind = asyncio.create_task(store.commit(Commit("session-0", 1, b"on top of a gap")))
+        behind = asyncio.create_task(store.commit(Commit(address="session-0", epoch=1, state=b"on top of a gap")))
         await asyncio.sleep(0)
         between.refuse = False
         with pytest.raises(StoreUnavailable, match="nothing was written"):
             await commit
         with pytest.raises(StoreUnavailable):
             await behind
-        assert await store.open("session-0", 1) is None
-        await store.commit(Commit("session-0", 1, b"called after the report"))
+        assert await store.open("session-0", 1) == Opened()
+        await store.commit(Commit(address="session-0", epoch=1, state=b"called after the report"))
         await store.close()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.ports import Commit, StoreUnavailable
+from actors.ports import Commit, Due, Fenced, Opened, StoreUnavailable
 from cluster.store import SqliteStore, StoreInUse, UnusableStore, sqlite_schema
+from tests.cluster.store.processes import python, run_python
 
 VERSION = len(sqlite_schema.MIGRATIONS)
 NEXT_MIGRATION = ("ALTER TABLE actors ADD COLUMN colour TEXT", "UPDATE actors SET colour = 'red'")
@@ -118,16 +119,86 @@ async def test_a_new_version_shows_before_the_file_is_closed(path: Path, monkeyp
 async def test_an_older_file_is_upgraded_and_keeps_what_it_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = await SqliteStore.open_file(path)
     await old.open("session-1", 7)
-    await old.commit(Commit("session-1", 7, b"one"))
+    await old.commit(Commit(address="session-1", epoch=7, state=b"one"))
     await old.close()
     become_newer(monkeypatch)
     new = await SqliteStore.open_file(path)
     assert new.id == old.id
-    assert await new.open("session-1", 7) == b"one"
+    assert (await new.open("session-1", 7)).state == b"one"
     assert query(path, "SELECT colour FROM actors") == "red"
     other = await SqliteStore.open_file(path)  # the lock of the upgrade is shared again
     await other.close()
     await new.close()
+
+
+FORMAT_1 = f"""
+PRAGMA application_id = {0x5349_4C4F};
+PRAGMA journal_mode = WAL;
+CREATE TABLE store (id TEXT NOT NULL, era INTEGER NOT NULL);
+INSERT INTO store (id, era) VALUES ('0123456789abcdef0123456789abcdef', 3);
+CREATE TABLE actors (id INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE, epoch INTEGER NOT NULL);
+CREATE TABLE states (actor INTEGER PRIMARY KEY, state BLOB NOT NULL);
+INSERT INTO actors (id, address, epoch) VALUES (1, 'session-1', 7), (2, 'session-2', 8);
+INSERT INTO states (actor, state) VALUES (1, x'6f6e65');
+PRAGMA user_version = 1;
+"""
+
+
+async def test_a_file_of_format_1_keeps_its_states_and_takes_records(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(FORMAT_1)
+    store = await SqliteStore.open_file(path)
+    assert (store.id, await store.raise_era(0)) == ("0123456789abcdef0123456789abcdef", 3)
+    with pytest.raises(Fenced):
+        await store.open("session-1", 6)
+    assert await store.state("session-1") == b"one"
+    assert await store.open("session-1", 7, "a.1") == Opened(b"one", {})
+    assert await store.open("session-2", 8) == Opened()
+    await store.commit(Commit(address="session-1", epoch=7, put={b"\5": b"1"}, wake=1.0))
+    assert await store.open("session-1", 8) == Opened(b"one", {b"\5": b"1"})
+    assert await store.due(1.0, hosts=(), limit=9) == [Due(1.0, "session-1")]
+    assert await store.flagged(limit=9) == [("session-1", b"\5", b"1")]
+    await store.close()
+
+
+def test_a_file_whose_checkpoint_was_cut_short_is_opened(path: Path) -> None:
+    code = """
+    async def main():
+        store = await SqliteStore.open_file(sys.argv[1])
+        await store.open("session-1", 1)
+        await store.commit(Commit(address="session-1", epoch=1, state=bytes(500_000)))
+        say("written")
+        wait()
+    asyncio.run(main())
+    """
+    with python(code, path) as writer:
+        assert writer.heard() == "written"
+        writer.process.kill()
+        writer.process.wait()
+    content = bytearray(path.read_bytes())
+    content[28:32] = (1000).to_bytes(4, "big")  # pages: the header has been copied from the log, the pages have not
+    content[92:96] = content[24:28]  # which makes it valid
+    path.write_bytes(content)
+
+    async def state() -> bytes | None:
+        store = await SqliteStore.open_file(path)
+        try:
+            return await store.state("session-1")
+        finally:
+            await store.close()
+
+    assert asyncio.run(state()) == bytes(500_000)
+
+
+async def test_looking_at_the_file_keeps_the_locks_of_this_process(path: Path) -> None:
+    store = await SqliteStore.open_file(path)
+    await store.open("session-1", 1)
+    sqlite_schema.refuse_foreign(path)
+    other = "import sqlite3; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode = DELETE').fetchone())"
+    with pytest.raises(AssertionError):
+        run_python(other, path)  # it would have to be alone on the file
+    await store.close()
+    assert "delete" in run_python(other, path)
 
 
 async def test_no_upgrade_under_the_feet_of_an_older_silo(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +246,12 @@ async def test_a_file_that_vanished_is_not_silently_made_anew(path: Path) -> Non
     remove(path)
     with pytest.raises(StoreUnavailable, match="the file was removed while it was in use"):
         await store.open("session-1", 1)
+    with pytest.raises(StoreUnavailable, match="the file was removed while it was in use"):
+        await store.state("session-1")
     assert files(path.parent) == {}
     await open_and_close(path)
     with pytest.raises(StoreUnavailable, match="replaced by another store"):
         await store.open("session-1", 1)
+    with pytest.raises(StoreUnavailable, match="replaced by another store"):
+        await store.state("session-1")
     await store.close()

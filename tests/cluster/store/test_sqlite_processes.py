@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.ports import Commit, StoreUnavailable
+from actors.ports import Commit, Opened, StoreUnavailable
 from cluster.store import SqliteStore, StoreInUse
 from tests.cluster.store.processes import python, run_python
 
@@ -58,7 +58,23 @@ async def test_waiting_for_another_process_has_an_end(path: Path) -> None:
             await store.open("session-1", 1)
         other.go()
         assert other.heard() == "free"
-        assert await store.open("session-1", 1) is None
+        assert await store.open("session-1", 1) == Opened()
+    await store.close()
+
+
+async def test_reading_waits_for_no_writer(path: Path) -> None:
+    store = await SqliteStore.open_file(path, busy_timeout=60)
+    await store.open("session-1", 1)
+    await store.commit(Commit(address="session-1", epoch=1, state=b"one", put={b"a": b"1"}))
+    with python(HOLD_THE_WRITE_LOCK, path) as other:
+        assert other.heard() == "held"
+        commit = asyncio.create_task(store.commit(Commit(address="session-1", epoch=1, state=b"two")))
+        assert await store.state("session-1") == b"one"
+        assert await store.read("session-1", b"a", b"b", limit=1) == [(b"a", b"1")]
+        assert not commit.done()
+        other.go()
+        await commit
+    assert await store.state("session-1") == b"two"
     await store.close()
 
 
@@ -69,7 +85,7 @@ async def test_an_operation_waits_for_another_process(path: Path) -> None:
         opened = asyncio.create_task(store.open("session-1", 1))
         await asyncio.sleep(0)
         other.go()
-        assert await opened is None
+        assert await opened == Opened()
     await store.close()
 
 
@@ -82,7 +98,7 @@ def test_three_processes_write_to_one_file(path: Path) -> None:
         async def own(address):
             await store.open(address, 1)
             for number in range(50):
-                await store.commit(Commit(address, 1, b"%d" % number))
+                await store.commit(Commit(address=address, epoch=1, state=b"%d" % number))
         await asyncio.gather(*(own(f"session-{sys.argv[2]}.{number}") for number in range(4)))
         await store.close()
         say("done")
@@ -98,7 +114,7 @@ def test_three_processes_write_to_one_file(path: Path) -> None:
     async def states() -> set[bytes | None]:
         store = await SqliteStore.open_file(path)
         try:
-            return {await store.open(f"session-{silo}.{number}", 1) for silo in range(3) for number in range(4)}
+            return {await store.state(f"session-{silo}.{number}") for silo in range(3) for number in range(4)}
         finally:
             await store.close()
 
@@ -137,7 +153,7 @@ async def test_a_refused_claim_keeps_the_shared_lock(path: Path) -> None:
         await first.lock_exclusively()
     with pytest.raises(StoreInUse):
         await second.lock_exclusively()
-    await first.commit(Commit("session-1", await _opened(first), b"one"))
+    await first.commit(Commit(address="session-1", epoch=await _opened(first), state=b"one"))
     await first.close()
     await second.lock_exclusively()
     with pytest.raises(StoreUnavailable, match="closed"):
