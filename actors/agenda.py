@@ -103,7 +103,7 @@ class Agenda:
             await self._runtime.wake(address)
             activation = self._runtime.activations.get(address)
             failed = await activation.ready() if activation is not None else None
-        except ActorError as error:
+        except (ActorError, ConnectionError) as error:
             return str(error)
         except Exception as error:
             log.exception("%s could not be seen to", address)
