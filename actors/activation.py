@@ -47,7 +47,7 @@ class Activation:
     __slots__ = (
         "_arrivals", "_arriving", "_beside", "_broken", "_carried", "_closing_for", "_committing", "_failing",
         "_failure", "_mailbox", "_ready", "_scheduled", "_state", "_timers", "_turn", "actor", "address", "durable",
-        "epoch", "last_used", "runtime", "setbacks", "status", "type",
+        "epoch", "idle_slot", "last_used", "runtime", "setbacks", "status", "type",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class Activation:
         self.status = Status.ACTIVATING
         self.actor: Actor = actor_type.actor.__new__(actor_type.actor)
         self.last_used = runtime.loop.time()
+        self.idle_slot = 0.0
         self._turn: Turn | None = None
         self._beside: dict[Turn, None] | None = None  # in order of arrival
         self._mailbox = Mailbox(actor_type.options.max_queue, runtime.settings.max_mailbox_bytes)

@@ -8,7 +8,7 @@ from actors.ports import Opened
 from actors.records import DELTA
 from actors.state import StateCodec
 
-_WORTH_A_DELTA = 16 * 1024  # a smaller state is written whole
+_WORTH_A_DELTA = 4 * 1024  # a smaller state is written whole
 _MOST_DELTAS = 256
 
 

@@ -14,11 +14,15 @@ class Idleness:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._due: dict[float, list[Activation]] = {}
+        self._due: dict[float, dict[Activation, None]] = {}
 
     def watch(self, activation: Activation) -> None:
         """Deactivate it once nothing has run or waited for its ``idle_timeout``."""
         self._look_at(activation, activation.last_used + activation.type.options.idle_timeout)
+
+    def forget(self, activation: Activation) -> None:
+        """It has ended: keep nothing of it."""
+        self._due.get(activation.idle_slot, {}).pop(activation, None)
 
     def close(self) -> None:
         """Look at nothing any more."""
@@ -32,9 +36,10 @@ class Idleness:
         slot = (int(when / grain) + 1) * grain
         due = self._due.get(slot)
         if due is None:
-            due = self._due[slot] = []
+            due = self._due[slot] = {}
             self._loop.call_at(slot, self._look, slot)
-        due.append(activation)
+        due[activation] = None
+        activation.idle_slot = slot
 
     def _look(self, slot: float) -> None:
         now = self._loop.time()

@@ -143,7 +143,7 @@ class Journal:
         token = current_step.set(step)
         try:
             result = await self._attempt(function, args, kwargs, retry)
-            payload = self._encode(path, result)
+            payload, value = self._round_trip(path, result)
         except Exception as error:
             await self._write(path, Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
             raise
@@ -153,27 +153,30 @@ class Journal:
         large = len(payload) > records.LARGE
         row = Finished(label, elapsed, None if large else payload)
         await self._write(path, row, beside=payload if large else None, effects=step.effects)
-        return codec.decode(payload, trusted=True)
+        return value
 
     async def _attempt(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], retry: Retry | None
     ) -> Any:
-        pause = retry.delay if retry is not None else 0.0
-        for left in reversed(range(retry.attempts if retry is not None else 1)):
+        if retry is None:
+            return await _call(function, args, kwargs)
+        pause = retry.delay
+        for left in reversed(range(retry.attempts)):
             try:
                 return await _call(function, args, kwargs)
             except Exception as error:
-                if not left or retry is None or not isinstance(error, retry.on):
+                if not left or not isinstance(error, retry.on):
                     raise
                 self._turn.activation.actor.log.warning("a step will be tried again in %g s: %r", pause, error)
             await asyncio.sleep(pause)
             pause = min(pause * retry.factor, retry.longest)
         raise AssertionError
 
-    def _encode(self, path: str, value: object) -> bytes:
+    def _round_trip(self, path: str, value: object) -> tuple[bytes, Any]:
+        """The value encoded, and as it comes back: a recovery must find what the first run has seen."""
         try:
             payload = codec.encode(value)
-            codec.decode(payload, trusted=True)  # it must come back, or a recovery could not go on
+            back = codec.decode(payload, trusted=True)
         except Exception as error:
             raise SerializationFailed(
                 f"{self._turn.where}: the result of step {_shown(path)} ({type(value).__name__}) cannot be stored: "
@@ -184,7 +187,7 @@ class Journal:
             raise PayloadTooLarge(
                 f"{self._turn.where}: the result of step {_shown(path)} has {len(payload)} bytes, the limit is {limit}"
             )
-        return payload
+        return payload, back
 
     async def _large(self, path: str) -> bytes:
         activation = self._turn.activation
@@ -231,9 +234,9 @@ class Journal:
                 source = await source
             async for delta in source:
                 self._turn.check_runs()
-                payload = self._encode(path, delta)
+                payload, value = self._round_trip(path, delta)
                 await writer.add(payload)
-                yield codec.decode(payload, trusted=True)
+                yield value
         except Exception as error:
             await writer.finish(Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
             raise
@@ -357,10 +360,17 @@ class Journal:
 
 async def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Await a coroutine function; run anything else in a thread, so that it cannot block the silo."""
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+    if _is_coroutine_function(function):
         return await function(*args, **kwargs)
     result = await asyncio.to_thread(function, *args, **kwargs)
     return await result if inspect.isawaitable(result) else result
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True  # the usual case, without inspect's detours
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 async def _close(source: Any) -> None:

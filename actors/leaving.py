@@ -135,6 +135,7 @@ async def leave(
 
 def _end(activation: "Activation") -> None:
     activation.status = Status.CLOSED
+    activation.runtime.forget_idleness(activation)
     if activation.durable is not None:
         activation.durable.stop()
     for timer in list((activation._timers or {}).values()):

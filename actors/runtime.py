@@ -536,6 +536,10 @@ class Runtime:
         """Deactivate it when it has been idle for its ``idle_timeout``."""
         self._idleness.watch(activation)
 
+    def forget_idleness(self, activation: Activation) -> None:
+        """The activation has ended."""
+        self._idleness.forget(activation)
+
     def remember_stream(self, turn: Turn) -> None:
         """Let Credit and Leave of the stream's reader find its turn."""
         self._streams[turn.origin, turn.request.id] = turn

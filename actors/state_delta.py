@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-_BLOCK = 4096
+_BLOCK = 1024
 
 
 class Delta(msgspec.Struct, array_like=True):
@@ -41,16 +41,25 @@ def difference(old: bytes, new: bytes, *, limit: int) -> bytes | None:
 
 
 def _trimmed(offset: int, piece: bytes, old: bytes) -> tuple[int, bytes]:
-    """The piece without what is the same at its beginning."""
+    """The piece without what is the same at its beginning and, where it does not change the size, at its end."""
     before = old[offset : offset + len(piece)]
-    low, high = 0, min(len(piece), len(before))
-    while low < high:  # how many bytes are equal from the start
+    front = _equal(piece, before)
+    if len(before) < len(piece):
+        return offset + front, piece[front:]
+    back = _equal(piece[front:][::-1], before[front:][::-1])
+    return offset + front, piece[front : len(piece) - back]
+
+
+def _equal(one: bytes, other: bytes) -> int:
+    """How many bytes are equal from the start."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
         middle = (low + high + 1) // 2
-        if piece[:middle] == before[:middle]:
+        if one[:middle] == other[:middle]:
             low = middle
         else:
             high = middle - 1
-    return offset + low, piece[low:]
+    return low
 
 
 def apply(state: bytes, deltas: Iterable[bytes]) -> bytes:

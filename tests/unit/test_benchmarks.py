@@ -12,13 +12,18 @@ from typing import Any
 import pytest
 import typer
 
+from actors.ports import Commit
 from benchmarks.calls import CONTESTANTS
 from benchmarks.command import choose
 from benchmarks.comparison import cpu_ratio, rate_ratio
 from benchmarks.contest import Contestant, Sample, Terms, compete
+from benchmarks.durable import CONTESTANTS as DURABLE
+from benchmarks.durable import UNITS
 from benchmarks.footprint import Census
 from benchmarks.load import Window, drive, percentile
+from benchmarks.peers.durable_store import RecordingStore
 from benchmarks.report import Spread, Target
+from cluster.store import open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,6 +80,52 @@ def test_activations() -> None:
         if sample["contestant"] != "claims":
             assert sample["counts"]["activations"] == sample["window"]["calls"]
             assert sample["counts"]["writes"] >= sample["window"]["calls"]
+
+
+def test_durable_calls() -> None:
+    report = run("benchmarks.durable", "--seconds", "0.05", "--rounds", "1", "--only", "silo", "--only", "store")
+    assert report["benchmark"] == "durable"
+    silo, store = (contestant for contestant in DURABLE if contestant.name in {"silo", "store"})
+    assert {(row["contestant"], row["work"], row["callers"]) for row in report["rows"]} == {
+        (contestant.name, work, callers)
+        for contestant in (silo, store) for work in contestant.works for callers in (1, 256)
+    }  # fmt: skip
+    assert set(UNITS) <= set(silo.works)
+    turns_of_dbos, steps_of_dbos, turns_of_store, steps_of_store, *growth = report["targets"]
+    for not_measured in (turns_of_dbos, steps_of_dbos, *growth):
+        assert not_measured["measured"] is None
+    for measured in (turns_of_store, steps_of_store):
+        assert spread(measured["measured"]) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_durable_states_and_reminders() -> None:
+    report = run(
+        "benchmarks.durable", "--seconds", "0.05", "--rounds", "1", "--turns", "20", "--sleepers", "50",
+        "--only", "client", "--only", "states", "--only", "reminders",
+    )  # fmt: skip
+    states = [row for row in report["rows"] if "written" in row]
+    assert {(row["kind"], row["size"]) for row in states} == {
+        (kind, size) for kind in ("listing", "form") for size in (10_000, 100_000, 1_000_000)
+    }
+    for row in states:
+        assert spread(row["written"]) > 100
+        assert spread(row["cpu"]) > 0
+    [reminders] = [row for row in report["rows"] if "rows_idle" in row]
+    assert reminders["count"] == 50
+    assert reminders["rows_idle"] == 0
+    assert reminders["rows_due"] >= reminders["due"] > 0
+
+
+async def test_a_recording_keeps_together_what_was_under_way_at_the_same_time() -> None:
+    store = RecordingStore(await open_store("memory:"))
+    await store.open("worker-1", 1)
+    first, *beside, last = (Commit(address="worker-1", epoch=1, state=bytes([number])) for number in range(4))
+    await store.commit(first)
+    await asyncio.gather(*map(store.commit, beside))
+    await store.commit(last)
+    assert store.scripts["worker-1"] == [[first], beside, [last]]
+    assert await store.state("worker-1") == last.state
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -14,7 +14,7 @@ def test_an_appended_item_costs_what_it_weighs() -> None:
     new = msgspec.msgpack.encode({"history": [*history, "one more"], "turns": 2})
     delta = state_delta.difference(old, new, limit=len(new) // 8)
     assert delta is not None
-    assert len(delta) < 2 * 4096
+    assert len(delta) < 60
     assert state_delta.apply(old, [delta]) == new
 
 
@@ -47,7 +47,7 @@ def test_any_sequence_of_changes_comes_back(data: st.DataObject) -> None:
     assert state_delta.apply(base, deltas) == state
 
 
-@pytest.mark.parametrize("size", [4095, 4096, 4097, 8192])
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 2048])
 def test_block_borders(size: int) -> None:
     old, new = b"x" * size, b"x" * size + b"y"
     delta = state_delta.difference(old, new, limit=10**6)
