@@ -20,6 +20,7 @@ from actors.errors import (
 )
 from actors.handler import HandlerSpec, Lane
 from actors.mailbox import Mailbox
+from actors.ports import Commit
 from actors.reminders import Due
 from actors.status import Status
 from actors.turn import NOBODY, Turn
@@ -363,6 +364,10 @@ class Activation:
     async def write(self, write: Write, turn: Turn | None = None) -> bool:
         """Hand a commit to the store. Returns False if it failed, which ends the activation."""
         return await writing.write(self, write, turn)
+
+    async def erase(self) -> None:
+        """Remove what is stored of an actor that is stored when it goes to sleep."""
+        await self.write(Write(Commit(address=self.address, epoch=self.epoch, erase=True), []))
 
     # -- beginning and end ------------------------------------------------------------------------------------------
 

@@ -83,6 +83,9 @@ class Actor(metaclass=_ActorMeta):
         if unknown:
             known = ", ".join(("type", *ActorOptions._fields))
             raise TypeError(f"class {cls.__name__}: unknown options {', '.join(sorted(unknown))} (known: {known})")
+        taken = _OWN_NAMES & vars(cls).keys()
+        if taken:
+            raise TypeError(f"class {cls.__name__}: {', '.join(sorted(taken))} belongs to actors; choose another name")
         super().__init_subclass__()
         try:
             cls._type = check_type(type_name_of(cls.__name__) if type is None else type)
@@ -194,7 +197,7 @@ class Actor(metaclass=_ActorMeta):
         Needs ``persist="turn"`` and a running turn, else ``RuntimeError``. Raises ``SerializationFailed`` for a result
         that cannot be stored. Cancelling the await cancels the body; nothing is journaled then.
         """
-        return await self._turn("step").journal.step(name, function, args, kwargs, once=once, retry=retry)
+        return await self.__turn("step").journal.step(name, function, args, kwargs, once=once, retry=retry)
 
     def stream_step(
         self,
@@ -212,7 +215,7 @@ class Actor(metaclass=_ActorMeta):
         channel gets a "reset" event with the offset from which readers discard. A stream that has ended never runs
         again. Leaving the loop early closes the source. Errors as for ``step``.
         """
-        return self._turn("stream_step").journal.stream(name, start, args, resume, channel)
+        return self.__turn("stream_step").journal.stream(name, start, args, resume, channel)
 
     def publish(self, item: object) -> Coroutine[Any, Any, None]:
         """Add an item to the channel "output"; see ``Channel.publish``."""
@@ -255,10 +258,10 @@ class Actor(metaclass=_ActorMeta):
 
     def delete(self) -> Coroutine[Any, Any, None]:
         """On a typed reference: see ``ActorRef.delete``. Inside the actor: erase everything when this turn commits."""
-        self._turn("delete")
+        self.__turn("delete")
         return builtin.delete(self)
 
-    def _turn(self, what: str) -> "Turn":
+    def __turn(self, what: str) -> "Turn":
         """The turn that runs. Raises ``RuntimeError`` where there is none that could do ``what``."""
         self._activation.check_durable()
         turn = gathering_turn()
@@ -281,6 +284,7 @@ class Actor(metaclass=_ActorMeta):
         return cast("Self", self.own_ref.options(timeout=timeout, headers=headers, idempotency_key=idempotency_key))
 
 
+_OWN_NAMES = {"_activation", "_actor_type", "_handlers", "_options", "_type"}
 _LATER = {"interrupt", "signal", "steering", "wait_for"}
 _RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"} | _LATER
 

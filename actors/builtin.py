@@ -1,12 +1,12 @@
 """Handlers that every actor has. Their names begin with ``$``, so that no user's handler can be meant."""
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from actors import codec, failure, records
-from actors.context import gathering_turn
+from actors.context import current_turn, gathering_turn
 from actors.effects import Effects
 from actors.errors import MessageParked, Rejected
 from actors.handler import Lane
@@ -14,6 +14,7 @@ from actors.records import BESIDE, JOURNAL, MESSAGE, PARKED, ChannelItem, Done, 
 
 if TYPE_CHECKING:
     from actors.actor import Actor
+    from actors.turn import Turn
 
 REMINDER: Final = "$reminder"
 TIMER: Final = "$timer"
@@ -79,8 +80,14 @@ async def publish(actor: "Actor", channel: str, value: Any) -> None:
     _gathered().items.setdefault(channel, []).append(ChannelItem("item", codec.encode(value)))
 
 
-async def delete(_: "Actor") -> None:
+async def delete(actor: "Actor") -> None:
     """Erase everything that is stored of the actor, and begin anew."""
+    activation = actor._activation
+    if activation.durable is None:
+        if activation.type.stored:
+            await activation.erase()
+        cast("Turn", current_turn.get()).gathered.renew = True
+        return
     effects = _gathered()
     effects.erase = effects.renew = True
 

@@ -59,7 +59,8 @@ async def deactivate(activation: "Activation", reason: str) -> None:
 
 
 async def end_and_renew(activation: "Activation") -> None:
-    activation.durable_side.end_readers()
+    if activation.durable is not None:
+        activation.durable.end_readers()
     loop = activation.runtime.loop
     end = loop.time() + LAST_WORDS
     while any(turn.spec.name == SUBSCRIBE for turn in activation._beside or ()) and loop.time() < end:  # noqa: ASYNC110

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from actors.settings import Settings
-from cluster import cli_talk
+from cluster import cli_parked, cli_show, cli_talk
 from cluster.app import AppError, load_actors
 from cluster.cli_options import (
     Apps,
@@ -190,7 +190,16 @@ def dev(
     raise typer.Exit(run(lambda: serve(lambda: Silo(actors, listen=listen, http=http, store=store, name="dev"))))
 
 
-for _command in (cli_talk.ps, cli_talk.actors, cli_talk.ask, cli_talk.send):
+for _command in (
+    cli_talk.ps,
+    cli_talk.actors,
+    cli_show.show,
+    cli_talk.send,
+    cli_talk.ask,
+    cli_show.tail,
+    cli_parked.parked,
+    cli_talk.delete,
+):
     app.command()(_command)
 
 

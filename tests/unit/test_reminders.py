@@ -361,3 +361,27 @@ def test_spans_of_time_may_be_timedeltas() -> None:
     from actors.durations import seconds
 
     assert seconds("after", timedelta(days=3)) == 3 * 86400
+
+
+@pytest.mark.parametrize("persist", ["deactivation", "never"])
+async def test_actors_that_are_not_durable_can_be_deleted_too(start: Start, store: ScriptedStore, persist: Any) -> None:
+    class Diary(Actor, persist=persist):
+        state: Log
+
+        async def receive(self, message: Any) -> list[Any]:
+            self.state.seen.append(message)
+            return self.state.seen
+
+        @handler
+        async def sleep(self) -> None:
+            self.deactivate()
+
+    runtime = start(Diary, store=store)
+    ref = actor_ref("diary-1")
+    await soon(ref.ask(1))
+    await soon(ref.sleep())
+    await until(lambda: not runtime.activations, "it is stored")
+    await soon(ref.ask(2))
+    await soon(ref.delete())
+    assert store.state_of("diary-1") is None
+    assert await soon(ref.ask(3)) == [3]
