@@ -155,7 +155,8 @@ class Store(Protocol):
     Writing operations (open, commit) of one address are applied in the order of the calls, and their awaits return in
     that order. When an await returns, the effect is durable. Reading operations see everything whose await has returned
     before they were called, by whatever silo, and may see more. Cancelling an await does not undo or prevent the
-    effect. All raise ``StoreUnavailable``.
+    effect. All raise ``StoreUnavailable``; what was called for the same address before that await has returned is
+    refused with it, so that nothing is ever applied on top of a gap.
     """
 
     @property

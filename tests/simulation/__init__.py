@@ -24,22 +24,30 @@ chunks, credit and handshake, and ``MemoryStore`` with its fence.
   ``StoreUnavailable``;
 - each silo's clock drifts by up to 4 %.
 
-**Workload** (``workload.py``, ``subjects.py``): appends, reads, pipelined asks and sends, streams, chains of actors
-and cycles, sends from within turns, failing handlers, failing ``on_activate``, sleep by idleness and on request; actors
-that persist each turn, at deactivation and never. **Faults** (``faults.py``): each seed draws some kinds of them and
-inflicts up to seven.
+**Workload** (``workload.py``, ``subjects.py``, ``author.py``): appends, reads, pipelined asks and sends, streams,
+chains of actors and cycles, failing handlers, failing ``on_activate``, sleep by idleness and on request; actors that
+persist each turn, at deactivation and never. Durable work: sends from turns and from steps, steps one after another
+and in parallel, some ``once``, streams with a channel that resume or begin anew, publications from inside and
+outside, reminders once and periodic, repeats by idempotency key, deletion; readers of channels that leave and come
+back (``readers.py``); an operator who retries parked messages. **Faults** (``faults.py``): each seed draws some kinds
+of them and inflicts up to seven.
 
-**Checks** (``checks.py``): one owner per epoch, and no write of a lower epoch; no committed effect is lost; a success
-took effect once, a rejection never, an unknown outcome at most once; answers follow real time per address and never
-come from an older owner; replies and stream ends only after their commit; items are a prefix in order; order of each
-sender to each actor; ``CallCycle`` only in cycles, and no turn inside itself; every call ends by its deadline, and at
-once when its link is lost; no internal error, no lost exception; while nothing is wrong every call succeeds, before
-the faults and again some time after them; in the end every actor answers, and no runtime holds a call, stream, claim,
-activation or task. ``plants.py`` switches known bugs on, to see that they are found.
+**Checks while it runs** (``checks.py``): one owner per epoch, and no write of a lower epoch; no committed effect is
+lost or committed twice; answers never come from an older owner; replies and stream ends only after their commit,
+messages of a turn after the turn's, ``Accepted`` after the row's, and nothing is read from a channel before it is
+durable; a finished step never runs again and a ``once`` step never twice (bodies are counted outside of the actors);
+calls of durable actors outlive their silo; what is left to do always has a wake-up time; every call ends by its
+deadline; no internal error, no lost exception; while nothing is wrong every call succeeds. **In the end**
+(``durable_checks.py``, too): a success, and what was accepted, took effect once, a rejection never, an unknown
+outcome at most once; what committed turns sent arrived once and in order; order of each sender to each actor;
+channels have dense offsets and what was published, once and in order, and every reader has read exactly that;
+reminders had one effect for each due time; no message, outbox row, journal row or wake-up time is left; every actor
+answers, and no runtime holds a call, stream, claim, activation or task. ``plants.py`` and ``durable_plants.py``
+switch known bugs on, to see that they are found.
 
 **Not modelled:** gRPC itself, TLS and etcd's own replication (the real ones are tested in tests/cluster); disks (the
-stores' conformance suite does that); time spent computing, so neither overload nor a blocked loop; large payloads;
-frozen or crashing clients; an etcd that lost its data. **Not checked yet:** that accepted one-way messages survive a
-crash (there is no durable inbox yet); order between messages when a link ended between them; that readonly calls see
-only what is committed (``--strict-reads`` does).
+stores' conformance suite does that); time spent computing, so neither overload nor a blocked loop; large payloads and
+results stored beside their rows; frozen or crashing clients; an etcd that lost its data; steps in threads; interrupts.
+**Not checked:** order between an ask and a later send when a link ended or a silo was drained between them; order and
+exactly-once over a deletion; that a periodic reminder fires at every due time while nobody is there (it need not).
 """

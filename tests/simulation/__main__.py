@@ -5,7 +5,6 @@ import argparse
 import sys
 import time
 
-from tests.simulation.checks import LiveChecks
 from tests.simulation.faults import KINDS
 from tests.simulation.plants import PLANTS
 from tests.simulation.world import World
@@ -20,9 +19,7 @@ def main() -> int:
     parser.add_argument("--faults", nargs="+", choices=KINDS, default=[], help="the kinds of faults to draw from")
     parser.add_argument("--verbose", action="store_true", help="print the whole history")
     parser.add_argument("--keep-going", action="store_true", help="run all seeds and list those that fail")
-    parser.add_argument("--strict-reads", action="store_true", help="let readonly calls see only what is committed")
     options = parser.parse_args()
-    LiveChecks.strict_reads = options.strict_reads
     seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
     started = time.monotonic()
     failed = 0

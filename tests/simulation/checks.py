@@ -4,30 +4,39 @@ import bisect
 
 import msgspec
 
+from actors import codec, state_delta
 from actors.ports import Commit, Fenced
+from actors.records import DELTA, MESSAGE, OUTBOX, PARKED, REMINDER, Parked, Pending, Reminder, message_rows
 from actors.runtime import Runtime
 from cluster.directory import ERA_BITS
 from tests.simulation.history import History, Op
+from tests.simulation.loop import SKEW, WALL
 from tests.simulation.store import SharedStore
-from tests.simulation.subjects import DURABLE, STORED
+from tests.simulation.subjects import DURABLE, STORED, kind_of
 
-
-def kind_of(address: str) -> str:
-    return address.partition("-")[0]
+EXCUSES = (
+    "not delivered",  # nobody could be reached for long
+    "could not be loaded",  # the store is away
+    "not accepted",  # likewise
+    "cannot be read now",  # likewise
+    "closed here",  # the silo of the calling turn has stopped
+)
 
 
 class LiveChecks:
     """Sees every write of the store and every answer at the moment of it."""
 
-    strict_reads = False  # readonly calls see what the turn beside them has not committed yet: a known gap
-
     def __init__(self, history: History, store: SharedStore) -> None:
         self.history = history
+        self.store = store
         self.committed: dict[str, list[str]] = {}
+        self.erased: dict[str, list[str]] = {}  # by address: the entries of all that was deleted there
+        self.reminders: set[str] = set()  # the ids of their rows
+        self.parked: set[str] = set()  # effects of messages that were parked at some time
         self.opened: dict[str, int] = {}
         self.claims: dict[str, list[tuple[float, int]]] = {}  # by address: when, and the revision
         self.owners: dict[tuple[str, int], str] = {}
-        store.on_open, store.on_commit, store.on_fenced = self.on_open, self.on_commit, self.on_fenced
+        store.on_open, store.on_commit, store.on_fenced = (self.on_open, self.on_commit, self.on_fenced)
 
     def on_open(self, process: str, address: str, epoch: int) -> None:
         self.history.note(f"store: {process} opens with epoch {epoch}", address=address)
@@ -36,17 +45,77 @@ class LiveChecks:
 
     def on_commit(self, process: str, commit: Commit) -> None:
         address, epoch = commit.address, commit.epoch
-        entries = msgspec.msgpack.decode((commit.state or b" ")[1:])["entries"]
-        self.history.note(f"store: {process} commits {len(entries)} entries with epoch {epoch}", address=address)
         self._one_owner(process, address, epoch, "commits")
+        for key, value in commit.put.items():
+            if key.startswith(PARKED):
+                self.parked.add(effect_of(msgspec.msgpack.decode(value, type=Parked)))
+        if commit.erase:
+            self.erased.setdefault(address, []).extend(self.committed.pop(address, []))
         before = self.committed.get(address, [])
+        changed = commit.state is not None or any(key.startswith(DELTA) for key in commit.put)
+        entries = self._stored(address) if changed else before
+        for key, value in commit.put.items():
+            if key.startswith(REMINDER):
+                self._advances(address, msgspec.msgpack.decode(value, type=Reminder))
+        self.history.note(f"store: {process} commits {_shown(commit, entries)}", address=address)
         if entries[: len(before)] != before:
             self.history.violate(
                 "no committed effect is lost", f"commit of epoch {epoch}", address=address,
                 expected=f"the {len(before)} entries before, {before[-3:]} last, and more",
                 actual=f"{len(entries)} entries, {entries[-3:]} last, by {process}",
             )  # fmt: skip
+        for entry in entries[len(before) :]:
+            self._caused(address, entry, before)
         self.committed[address] = entries
+        self._wakes(address)
+
+    def _wakes(self, address: str) -> None:
+        """Whatever is left to be done wakes somebody in time, should this silo die now."""
+        record, now = self.store.data.records[address], WALL + self.history.loop.time() + SKEW
+        times = [now for key in record.records if key.startswith(OUTBOX)]
+        times += [
+            now for row in self.store.rows(address, MESSAGE).values() if row[1:2] == b"\x01"
+        ]  # the tag of Pending
+        times += [msgspec.msgpack.decode(row, type=Reminder).due for row in self.store.rows(address, REMINDER).values()]
+        if times and (record.wake is None or record.wake > min(times)):
+            self.history.violate(
+                "what is left to do wakes somebody", address, address=address, expected=f"{min(times)} or before",
+                actual=str(record.wake),
+            )  # fmt: skip
+
+    def _stored(self, address: str) -> list[str]:
+        state = state_delta.apply(
+            self.store.data.records[address].state or b"", self.store.rows(address, DELTA).values()
+        )
+        entries: list[str] = msgspec.msgpack.decode(state[1:])["entries"]
+        return entries
+
+    def _advances(self, address: str, row: Reminder) -> None:
+        """A reminder goes on to its next time, and passes over none that is to come."""
+        latest = WALL + self.history.loop.time() + row.every + SKEW
+        if row.id in self.reminders and row.due > latest:
+            self.history.violate(
+                "no due time of a reminder is passed over", row.id, address=address,
+                expected=f"{latest} or before", actual=str(row.due),
+            )  # fmt: skip
+        self.reminders.add(row.id)
+
+    def _caused(self, address: str, entry: str, before: list[str]) -> None:
+        """An entry is about to be committed: what caused it was committed before, and it itself was not."""
+        if entry in before:
+            self.history.violate(
+                "effects are committed once", entry, address=address, expected="one effect", actual="a second one"
+            )
+        burst = self.history.work.bursts.get(entry.partition("/")[0])
+        if burst is not None and "/" in entry and entry.partition("/")[0] not in self.effects(burst.source):
+            self.history.violate(
+                "messages leave after their turn's commit", entry, address=address,
+                expected=f"a commit of {burst.source} first", actual="its turn is not in the store",
+            )  # fmt: skip
+
+    def effects(self, address: str) -> list[str]:
+        """Everything that ever took effect there, in order."""
+        return self.erased.get(address, []) + self.committed.get(address, [])
 
     def on_claim(self, address: str, revision: int) -> None:
         """The directory has a new owner for the address."""
@@ -79,9 +148,10 @@ class LiveChecks:
                 expected=f"no CallCycle: the chain is {op.ancestors}", actual=op.error,
             )  # fmt: skip
         self._durable(op)
+        self._kept(op)
         self._owned(op)
         assert op.ended is not None
-        took, allowed = op.ended - op.started, op.timeout * (1 + 1 / 64) + 0.2 + op.slack
+        took, allowed = (op.ended - op.started, op.timeout * (1 + 1 / 64) + 0.2 + op.slack)
         if op.mode != "stream" and took > allowed:
             self.history.violate(
                 "calls end by their deadline", op.id, address=op.address, expected=f"an end within {allowed:.2f} s",
@@ -90,7 +160,7 @@ class LiveChecks:
 
     def _owned(self, op: Op) -> None:
         """A turn that began when another owner had claimed the address already may run, but not answer."""
-        began = self.history.ran_when.get(op.id)
+        began = self.history.ran_when.get((op.effect, op.position[0])) if op.position is not None else None
         if op.outcome != "ok" or op.position is None or began is None:
             return
         revision = op.position[0] & ((1 << ERA_BITS) - 1)
@@ -106,12 +176,12 @@ class LiveChecks:
     def _durable(self, op: Op) -> None:
         if op.outcome != "ok" or kind_of(op.address) not in DURABLE:
             return
-        if op.handler == "peek" and not self.strict_reads:
-            return
         entries = self.committed.get(op.address, [])
+        if op.handler == "glance" or kind_of(op.address) == "scrap":  # control calls see the turn beside them
+            return
         if op.position is not None:
             seen = op.position[2]
-            if seen > len(entries) or (op.appends and entries[seen - 1] != op.id):
+            if seen > len(entries) or (op.appends and entries[seen - 1] != op.effect):
                 self.history.violate(
                     "replies are seen after their commit", op.id, address=op.address,
                     expected=f"entry {seen} in the store" + (f" to be {op.id}" if op.appends else ""),
@@ -123,36 +193,74 @@ class LiveChecks:
                 expected="the stream's end after its turn's commit", actual="it is not in the store",
             )  # fmt: skip
 
+    def _kept(self, op: Op) -> None:
+        """What a durable actor accepted is in the store, and its calls outlive its silo."""
+        if kind_of(op.address) not in DURABLE:
+            return
+        if op.mode == "send" and op.outcome == "ok" and not op.planned_failure:
+            rows = self.store.rows(op.address, MESSAGE).values()
+            waits = any(
+                op.effect == effect_of(row) for row in map(message_rows.decode, rows) if isinstance(row, Pending)
+            )
+            if not waits and op.effect not in self.effects(op.address) and op.effect not in self.parked:
+                self.history.violate(
+                    "accepted messages are durable", op.id, address=op.address,
+                    expected="its row or effect in the store",
+                    actual="neither is there",
+                )  # fmt: skip
+        excused = kind_of(op.address) == "scrap" or any(text in op.error for text in EXCUSES)
+        if op.mode != "stream" and op.error.startswith("ConnectionLost") and not excused:
+            self.history.violate(
+                "calls of durable actors outlive their silo", op.id, address=op.address, expected="an answer",
+                actual=str(op),
+            )  # fmt: skip
 
-def check_effects(history: History, committed: dict[str, list[str]]) -> None:
-    """Success is once, rejection never, the unknown at most once."""
+
+def effect_of(row: Pending | Parked) -> str:
+    """The entry that a message leaves: its first argument is called like that."""
+    payload = codec.decode(row.request.payload, trusted=True)
+    arguments = payload if isinstance(payload, list) else []
+    return str(arguments[0]) if arguments else ""
+
+
+def _shown(commit: Commit, entries: list[str]) -> str:
+    rows = [f"+{key[0]:x}" for key in commit.put] + [f"-{key[0]:x}" for key in commit.drop]
+    state = f"{len(entries)} entries" if commit.state is not None else "no state"
+    return f"{state}, rows {' '.join(rows[:12])}{' and erases' * commit.erase} with epoch {commit.epoch}"
+
+
+def check_effects(history: History, effects: dict[str, list[str]]) -> None:
+    """Success is once, rejection never, the unknown at most once. Several calls may be one message."""
+    messages: dict[tuple[str, str], list[Op]] = {}
     for op in history.ops.values():
-        runs = history.runs.get(op.id, [])
-        durable = kind_of(op.address) in DURABLE
-        applied = committed.get(op.address, []).count(op.id) if durable else len(runs)
-        allowed = _allowed(op, durable=durable)
-        if op.appends and applied not in allowed:
+        if op.appends:
+            messages.setdefault((op.address, op.effect), []).append(op)
+    for (address, effect), ops in messages.items():
+        kind = kind_of(address)
+        runs = history.runs.get(effect, [])
+        applied = effects.get(address, []).count(effect) if kind in DURABLE else len(runs)
+        allowed = _allowed(ops, durable=kind in DURABLE)
+        if applied not in allowed and not (kind == "scrap" and applied > 1):  # what was deleted is not told from new
+            told = ", ".join(op.outcome or "with its caller" for op in ops)
             history.violate(
-                "effects fit outcomes", op.id, address=op.address,
-                expected=f"{' or '.join(map(str, allowed))} effects: it ended {op.outcome or 'with its caller'}",
+                "effects fit outcomes", ops[0].id, address=address,
+                expected=f"{' or '.join(map(str, allowed))} effects: it ended {told}",
                 actual=f"{applied} effects; its handler began {len(runs)} times: {runs}",
             )  # fmt: skip
-        if len(runs) > 1:
+        if len(runs) > 1 and (kind not in DURABLE or ops[0].mode == "stream"):
             history.violate(
-                "a message runs at most once", op.id, address=op.address, expected="one run at most",
+                "a message runs at most once", ops[0].id, address=address, expected="one run at most",
                 actual=f"it ran at {runs}",
             )  # fmt: skip
 
 
-def _allowed(op: Op, *, durable: bool) -> tuple[int, ...]:
-    if op.mode == "send" and op.outcome == "ok":
-        return (0, 1)  # accepted is in a mailbox; the durable inbox is not built yet
-    if op.outcome == "ok":
-        return (0, 1) if op.left else (1,)
-    if op.outcome in ("rejected", "cycle"):
-        return (0,)
-    if op.outcome == "failed":
-        return (0,) if durable else (0, 1)  # what is not durable is not rolled back; on_activate can fail, too
+def _allowed(ops: list[Op], *, durable: bool) -> tuple[int, ...]:
+    outcomes = {op.outcome for op in ops}
+    if "ok" in outcomes and not all(op.left for op in ops if op.outcome == "ok"):
+        lost = not durable and ops[0].mode == "send"  # accepted is in a mailbox only
+        return (0, 1) if lost else (1,)
+    if outcomes <= {"rejected", "cycle"} or (durable and outcomes <= {"rejected", "cycle", "failed"}):
+        return (0,)  # what is not durable is not rolled back; on_activate can fail, too
     return (0, 1)
 
 
@@ -160,7 +268,8 @@ def check_real_time(history: History) -> None:
     """Who asks after an answer was there sees at least what that answer saw, and never an older owner."""
     by_address: dict[str, list[Op]] = {}
     for op in history.ops.values():
-        if op.outcome == "ok" and op.position is not None and op.handler != "peek":
+        told_again = op.keyed or op.again or op.handler in ("peek", "glance") or kind_of(op.address) == "scrap"
+        if op.outcome == "ok" and op.position is not None and not told_again:
             by_address.setdefault(op.address, []).append(op)
     for address, ops in by_address.items():
         ended = sorted(ops, key=lambda op: op.ended or 0.0)
@@ -190,25 +299,37 @@ def _place(op: Op) -> tuple[int, int, int]:
     return (0, 0, op.position[2]) if kind_of(op.address) in DURABLE else op.position
 
 
-def check_order(history: History, committed: dict[str, list[str]]) -> None:
+def check_order(history: History, effects: dict[str, list[str]], parked: set[str]) -> None:
     """Messages of one sender to one actor take effect in the order sent, where their fate is known.
 
-    Two are compared only if no link ended between them: an accepted message that sits on a silo which was cut off or
-    lost its lease is overtaken by what its sender sends by another way.
+    For what is not durable two are compared only if no link ended between them: an accepted message that sits on a silo
+    which was cut off or lost its lease is overtaken by what its sender sends by another way. The same holds for an ask
+    that waits and a later send, which is in the durable inbox; and for what a draining silo hands on.
     """
     places: dict[str, tuple[int, int, int]] = {}
     for (address, epoch, life), ids in history.ran_at.items():
         if kind_of(address) not in DURABLE:
             places.update({id: (epoch, life, place) for place, id in enumerate(ids)})
-    for address, entries in committed.items():
+    for address, entries in effects.items():
         if kind_of(address) in DURABLE:
             places.update({id: (0, 0, place) for place, id in enumerate(entries)})
     last: dict[tuple[str, str], Op] = {}
     for op in history.ops.values():
-        if op.outcome != "ok" or op.id not in places or not op.sender:
+        if (
+            op.outcome != "ok"
+            or op.id not in places
+            or not op.sender
+            or op.id in parked
+            or op.mode == "stream"
+            or kind_of(op.address) == "scrap"
+        ):
             continue
         before = last.get((op.sender, op.address))
-        if before is not None and places[op.id] < places[before.id] and _undisturbed(history, before, op):
+        if before is None or places[op.id] > places[before.id]:
+            last[op.sender, op.address] = op
+            continue
+        strict = kind_of(op.address) in DURABLE and (before.mode, op.mode) != ("ask", "send")
+        if _undisturbed(history, history.drained if strict else history.disturbed, before, op):
             history.violate(
                 "order of sender and actor", op.id, address=op.address,
                 expected=f"{op.sender} sent {before.id} first, so {op.id} comes after it",
@@ -217,10 +338,10 @@ def check_order(history: History, committed: dict[str, list[str]]) -> None:
         last[op.sender, op.address] = op
 
 
-def _undisturbed(history: History, first: Op, second: Op) -> bool:
-    at = bisect.bisect(history.disturbed, first.started)
-    ran = max(history.ran_when.get(first.id, 0.0), history.ran_when.get(second.id, 0.0))
-    return at == len(history.disturbed) or history.disturbed[at] > ran
+def _undisturbed(history: History, disturbed: list[float], first: Op, second: Op) -> bool:
+    at = bisect.bisect(disturbed, first.started)
+    ran = max(when for (op, _), when in history.ran_when.items() if op in (first.id, second.id))
+    return at == len(disturbed) or disturbed[at] > ran
 
 
 def check_streams(history: History) -> None:

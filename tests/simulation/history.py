@@ -7,9 +7,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from actors.errors import ActorError, ActorFailed, CallCycle, OutcomeUnknown, Rejected
+from tests.simulation.durable_work import DurableWork
 from tests.simulation.loop import PROCESS, START, SimLoop
 
-_WORD = re.compile(r"[a-z]\d[\d./]*")  # the ids of calls
+_WORD = re.compile(r"[a-z]\d[\d./~]*")  # the ids of calls
 
 
 class Event(NamedTuple):
@@ -41,6 +42,12 @@ class Op:
     count: int = 0  # STREAM: how many there are
     left: bool = False  # STREAM: the reader left early
     slack: float = 0.0  # for how long the caller itself was frozen
+    effect: str = ""  # the entry that a success leaves: the id, unless several calls are one message
+    keyed: bool = False  # it has an idempotency key
+    again: bool = False  # a turn that runs again has made the same call before
+
+    def __post_init__(self) -> None:
+        self.effect = self.effect or self.id
 
     def __str__(self) -> str:
         asked = f"{self.id} {self.mode} {self.address}.{self.handler}"
@@ -78,9 +85,11 @@ class History:
         self.ops: dict[str, Op] = {}
         self.violations: list[Violation] = []
         self.runs: dict[str, list[tuple[str, int]]] = {}  # op id -> (address, epoch) of each time its handler began
-        self.ran_when: dict[str, float] = {}
+        self.ran_when: dict[tuple[str, int], float] = {}  # (op id, epoch) -> when its handler began there last
         self.ran_at: dict[tuple[str, int, int], list[str]] = {}  # (address, epoch, life) -> op ids in order
         self.disturbed: list[float] = []  # when links ended and silos died, in order
+        self.drained: list[float] = []  # when silos began to drain, and had ended, in order
+        self.work = DurableWork()
         self.on_reply: Callable[[Op], None] = lambda op: None
 
     def note(self, text: str, *, address: str = "", process: str = "") -> None:
@@ -91,11 +100,16 @@ class History:
         self.note(f"VIOLATION {check}: {actual}", address=address)
         self.violations.append(violation)
 
-    def disturb(self) -> None:
+    def disturb(self, *, drained: bool = False) -> None:
         """A link has ended or a process died: what took that way may be overtaken."""
         self.disturbed.append(self.loop.time())
+        if drained:
+            self.drained.append(self.loop.time())
 
     def begin(self, op: Op) -> None:
+        if op.id in self.ops:
+            op.again = True
+            op.id = f"{op.id}~{sum(other.effect == op.effect for other in self.ops.values())}"
         self.ops[op.id] = op
         self.note(f"call  {op}", address=op.address)
 
@@ -126,7 +140,7 @@ class History:
     def ran(self, op_id: str, address: str, life: tuple[int, int]) -> None:
         """A handler began to run for this op, in this epoch and life."""
         self.runs.setdefault(op_id, []).append((address, life[0]))
-        self.ran_when[op_id] = self.loop.time()
+        self.ran_when[op_id, life[0]] = self.loop.time()
         self.ran_at.setdefault((address, *life), []).append(op_id)
         self.note(f"runs  {op_id} (epoch {life[0]})", address=address)
 

@@ -17,6 +17,8 @@ Ts = TypeVarTuple("Ts")
 
 LIVELOCK = 200_000  # callbacks at one moment of virtual time
 START = 1000.0  # of virtual time
+WALL = 1_700_000_000.0  # seconds since 1970 at virtual time 0
+SKEW = 0.2  # seconds by which the wall clocks of two silos differ at most
 CPU = 2e-5  # virtual seconds that a batch of callbacks takes
 
 

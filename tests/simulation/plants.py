@@ -19,6 +19,7 @@ from actors.turn import Turn
 from cluster.directory import EtcdDirectory
 from cluster.etcd import Op
 from cluster.membership import Membership, MembershipView
+from tests.simulation import durable_plants as durable
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -93,7 +94,7 @@ def _early_reply(world: "World") -> AbstractContextManager[Any]:
     async def commit(self: Turn, answer: Envelope, state: bytes) -> None:
         self.origin.send(answer)
         self.left = True
-        if await self.activation.commit(self, state):
+        if await self.activation.commit(self, answer, state):
             self.activation.settle(self, answer)
 
     return patch.object(Turn, "_commit", commit)
@@ -147,7 +148,17 @@ def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
 
 FENCED = "only the highest epoch writes"
 OLD = "an old owner answers nothing"
-EFFECTS, ORDER, REPLIES = "effects fit outcomes", "order of sender and actor", "replies are seen after their commit"
+EFFECTS, ORDER, REPLIES = ("effects fit outcomes", "order of sender and actor", "replies are seen after their commit")
+ONCE, ACCEPTED, SENT = (
+    "effects are committed once",
+    "accepted messages are durable",
+    "what a turn sends arrives once, in order",
+)
+STEP, SETTLED = "a finished step never runs again, a once step never twice", "everything accepted is settled"
+RUNS = "a message runs at most once"
+WAKES = "what is left to do wakes somebody"
+GATE, READ = "messages leave after their turn's commit", "readers see what is durable"
+REMINDER, SKIPPED = "a reminder has one effect for one due time", "no due time of a reminder is passed over"
 CONVERGES, CALM, REAL_TIME = (
     "every actor answers in the end",
     "calls succeed while nothing is wrong",
@@ -156,15 +167,30 @@ CONVERGES, CALM, REAL_TIME = (
 
 PLANTS = {
     "no_fence": Plant(_no_fence, range(20), (FENCED, "no committed effect is lost"), ("cut_off",)),
-    "no_deadline": Plant(_no_deadline, range(40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
+    "no_deadline": Plant(_no_deadline, range(4, 40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
     "blind_claim": Plant(_blind_claim, range(10), (CALM, FENCED, REAL_TIME, OLD)),
-    "missed_event": Plant(_missed_event, range(25), (CONVERGES, CALM)),
-    "no_ask_first": Plant(_no_ask_first, range(40), (ORDER,), ("drain",), ("pipeline", "rest")),
-    "let_in_early": Plant(_let_in_early, range(40), (ORDER,), ("watch_lag",), ("pipeline", "rest")),
+    "missed_event": Plant(_missed_event, range(20), (CONVERGES, CALM, "every call ends", SETTLED), ("crash",)),
+    "no_ask_first": Plant(_no_ask_first, range(5, 40), (ORDER,), ("drain",), ("pipeline", "rest")),
+    "let_in_early": Plant(_let_in_early, range(6, 40), (ORDER,), ("watch_lag",), ("pipeline", "rest")),
     "early_reply": Plant(_early_reply, range(5), (REPLIES,)),
     "no_roll_back": Plant(_no_roll_back, range(5), (EFFECTS,)),
-    "lost_on_closed": Plant(_lost_on_closed, range(20), ("calls on a lost link end",)),
-    "resent_when_lost": Plant(_resent_when_lost, range(25), (EFFECTS,)),
-    "not_here_but_run": Plant(_not_here_but_run, range(5), (EFFECTS,)),
+    "lost_on_closed": Plant(_lost_on_closed, range(2, 20), ("calls on a lost link end",)),
+    "resent_when_lost": Plant(
+        _resent_when_lost, range(20), (EFFECTS, RUNS, "readers see every entry once, in order"), ("reset",)
+    ),
+    "not_here_but_run": Plant(_not_here_but_run, range(20), (EFFECTS, ONCE, RUNS)),
     "last_in_first_out": Plant(_last_in_first_out, range(5), (ORDER,)),
+    "no_dedupe": Plant(durable.no_dedupe, range(3, 20), (ONCE, EFFECTS), ("reset",), ("append", "pipeline")),
+    "no_numbers": Plant(durable.no_numbers, range(4, 20), (ONCE, SENT), ("cut_peer", "cut_one_way"), ("burst",)),
+    "done_dropped_early": Plant(durable.done_dropped_early, range(3, 20), (ONCE,), ("reset",), ("append", "pipeline")),
+    "outbox_swapped": Plant(durable.outbox_swapped, range(5), (SENT,), ("drain",), ("burst",)),
+    "outbox_early": Plant(durable.outbox_early, range(20), (GATE, SENT), ("store_slow",), ("burst",)),
+    "outbox_forgotten": Plant(durable.outbox_forgotten, range(20), (SETTLED, SENT, WAKES), ("crash",), ("burst",)),
+    "accepted_early": Plant(durable.accepted_early, range(10), (ACCEPTED,), ("crash",), ("pipeline",)),
+    "journal_ignored": Plant(durable.journal_ignored, range(20), (STEP,), ("crash", "cut_etcd"), ("work",)),
+    "once_not_marked": Plant(durable.once_not_marked, range(20), (STEP,), ("crash", "cut_etcd"), ("work",)),
+    "no_wake": Plant(durable.no_wake, range(5), (WAKES,), ("crash",), ("pipeline", "burst")),
+    "reminder_skips": Plant(durable.reminder_skips, range(10), (SKIPPED,), ("drain",), ("plan",)),
+    "reminder_fires_again": Plant(durable.reminder_fires_again, range(5), (REMINDER, ONCE), ("drain",), ("plan",)),
+    "shown_early": Plant(durable.shown_early, range(20), (READ,), ("store_slow",), ("announce", "publish")),
 }

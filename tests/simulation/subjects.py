@@ -8,8 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors import Actor, ActorError, actor_ref, handler
+from tests.simulation.durable_work import Burst
 from tests.simulation.history import History, Op
 from tests.simulation.loop import PROCESS, Process
+
+DURABLE = ("author", "fragile", "ledger", "scrap")
+STORED = (*DURABLE, "diary")
+
+
+def kind_of(address: str) -> str:
+    """The type of the address."""
+    return address.partition("-")[0]
 
 
 class Planned(Exception):
@@ -41,6 +50,8 @@ class Stage:
     async def call(self, op: Op, *args: object) -> Any:
         """Make the call and record how it ended; raises what the caller got."""
         ref = actor_ref(op.address).options(timeout=op.timeout)
+        if op.keyed:
+            ref = ref.options(idempotency_key=op.effect)
         self.history.begin(op)
         self.callers[op.id] = PROCESS.get()
         try:
@@ -49,6 +60,12 @@ class Stage:
                 result = None
             elif op.mode == "send":
                 result = await getattr(ref, op.handler).send(*args)
+            elif op.mode == "publish":
+                result = None
+                await ref.channel().publish(op.id)
+            elif op.mode == "delete":
+                result = None
+                await ref.delete()
             else:
                 result = await getattr(ref, op.handler)(*args)
                 if isinstance(result, list) and len(result) == 3 and all(isinstance(n, int) for n in result):
@@ -130,6 +147,10 @@ class Ledger(Actor, persist="turn", idle_timeout=1.5):
     async def count(self) -> list[int]:
         return self._position()
 
+    @handler(control=True)
+    async def glance(self) -> list[int]:
+        return self._position()
+
     @handler(readonly=True)
     async def peek(self) -> list[int]:
         return self._position()
@@ -179,10 +200,20 @@ class Ledger(Actor, persist="turn", idle_timeout=1.5):
         return found
 
     @handler
-    async def burst(self, op: str, target: str, count: int) -> list[int]:
-        """Send a few messages to another actor, one after another, from within a turn."""
+    async def burst(self, op: str, target: str, count: int, pause: float) -> list[int]:
+        """Send a few messages to another actor, one after another, from within a turn.
+
+        Those of a durable turn leave with its commit.
+        """
         found = self._add(op)
         stage = STAGE.get()
+        if kind_of(self.address) in DURABLE:
+            stage.history.work.bursts[op] = Burst(self.address, target, count)
+            for number in range(count):
+                await actor_ref(target).jot.send(f"{op}/{number}")
+            if pause:
+                await asyncio.sleep(pause)
+            return found
         for number in range(count):
             sent = Op(
                 f"{op}/{number}", f"{self.address}@{self.epoch}", target, "jot", "send", stage.history.loop.time(),
@@ -212,8 +243,3 @@ class Tally(Ledger, persist="never", idle_timeout=1.5, placement="hash"):
 
 class Diary(Ledger, persist="deactivation", idle_timeout=1.0, placement="random"):
     """Stored when it goes to sleep."""
-
-
-SUBJECTS: list[type[Actor]] = [Ledger, Fragile, Tally, Diary]
-DURABLE = ("ledger", "fragile")
-STORED = ("ledger", "fragile", "diary")

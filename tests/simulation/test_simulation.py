@@ -10,7 +10,7 @@ import pytest
 from tests.simulation.plants import PLANTS
 from tests.simulation.world import World
 
-SEEDS = 100
+SEEDS = 25
 ROOT = Path(__file__).parents[2]
 
 

@@ -7,9 +7,13 @@ from contextlib import suppress
 
 from actors import ActorError
 from tests.simulation.history import Op
-from tests.simulation.subjects import DURABLE, Stage
+from tests.simulation.subjects import DURABLE, Stage, kind_of
 
-ADDRESSES = ["ledger-a", "ledger-b", "ledger-c", "ledger-d", "fragile-a", "tally-a", "tally-b", "diary-a", "diary-b"]
+ADDRESSES = [
+    "ledger-a", "ledger-b", "ledger-c", "author-a", "author-b", "fragile-a", "tally-a", "tally-b", "diary-a", "diary-b",
+]  # fmt: skip
+AUTHORS = ["author-a", "author-b"]
+SCRAP = "scrap-a"
 
 
 class Workload:
@@ -23,15 +27,23 @@ class Workload:
         self.random = seed
         self.pace = pace
         self.running = True
+        self.finished = False
         self.open: set[asyncio.Task[None]] = set()
+        self.periodic: dict[str, str] = {}  # reminders that are to be cancelled, and where
         count = seed.randint(3, len(ADDRESSES))
-        self.addresses = sorted(seed.sample(ADDRESSES, count)) if not only else ADDRESSES[:3]
+        self.addresses = sorted(seed.sample(ADDRESSES, count)) if not only else ADDRESSES[:5:2]
         self.weights = [seed.random() * (not only or kind.__name__ in only) for kind in _KINDS]
 
     async def run(self) -> None:
         steady = asyncio.create_task(self._hold_on_to(self.stage.favourite))
         await self._wander()
         await steady
+        while self.open:
+            await asyncio.wait(self.open)
+        for name, address in list(self.periodic.items()):  # again, for late repeats of messages set some anew
+            while not await self._forgo(name, address):
+                pass
+        self.finished = True
 
     async def _hold_on_to(self, address: str) -> None:
         """Keep one actor awake that all clients share: who cannot see a new owner goes on with the old one."""
@@ -43,11 +55,17 @@ class Workload:
 
     async def _wander(self) -> None:
         while self.running:
-            await asyncio.sleep(self.random.expovariate(1 / self.pace))
+            slower = 4 if self.stage.history.phase == "recovery" else 1
+            await asyncio.sleep(self.random.expovariate(1 / self.pace) * slower)
             kind = self.random.choices(_KINDS, self.weights)[0]
             task = asyncio.create_task(kind(self))
             self.open.add(task)
-            task.add_done_callback(self.open.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self.open.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.stage.history.violate("clients go on", self.client, expected="no exception", actual=repr(error))
 
     def _op(self, address: str, handler: str, mode: str = "ask", *, timeout: float = 4.0, appends: bool = True) -> Op:
         now = self.stage.history.loop.time()
@@ -73,7 +91,7 @@ class Workload:
         await self._call(op, op.id, self._pause(), op.planned_failure)
 
     async def read(self) -> None:
-        op = self._op(self._address(), self.random.choice(("count", "count", "peek")), appends=False)
+        op = self._op(self._address(), self.random.choice(("count", "count", "peek", "glance")), appends=False)
         await self._call(op)
 
     async def pipeline(self) -> None:
@@ -94,7 +112,7 @@ class Workload:
 
     async def chain(self) -> None:
         """A path upwards cannot deadlock with another; one that comes back is a cycle."""
-        durable = [address for address in self.addresses if address.partition("-")[0] in DURABLE]
+        durable = [address for address in self.addresses if kind_of(address) in DURABLE]
         path = sorted(self.random.sample(durable, min(len(durable), self.random.randint(1, 3))))
         if not path:
             return
@@ -108,13 +126,75 @@ class Workload:
         op = self._op(self._address(), "burst")
         others = [address for address in self.addresses if address > op.address]
         if others:
-            await self._call(op, op.id, self.random.choice(others), self.random.randint(1, 4))
+            await self._call(op, op.id, self.random.choice(others), self.random.randint(1, 4), self._pause())
 
     async def rest(self) -> None:
         await self._call(self._op(self._address(), "rest", appends=False))
 
+    async def work(self) -> None:
+        """A turn of several steps."""
+        steps = []
+        for number in range(self.random.randint(1, 4)):
+            name = f"{'f' if self.random.random() < 0.1 else 's'}{number}"
+            target = self.random.choice(ADDRESSES[:6]) if self.random.random() < 0.2 else ""
+            steps.append((name, self.random.random() < 0.4, self._pause(), target))
+        op = self._op(self.random.choice(AUTHORS), "work")
+        op.planned_failure = self.random.random() < 0.1
+        await self._call(op, op.id, steps, self.random.random() < 0.4, self._pause(), op.planned_failure)
+
+    async def tell(self) -> None:
+        op = self._op(self.random.choice(AUTHORS), "tell", self.random.choice(("ask", "send")))
+        pause = self.random.choice((0.0, 0.002, 0.02))
+        await self._call(op, op.id, self.random.choice((0, 1, 5, 30)), pause, self.random.random() < 0.5)
+
+    async def announce(self) -> None:
+        op = self._op(self.random.choice(AUTHORS), "announce", self.random.choice(("ask", "send")))
+        op.planned_failure = op.mode == "ask" and self.random.random() < 0.15
+        await self._call(op, op.id, self.random.randint(1, 5), self._pause(), op.planned_failure)
+
+    async def publish(self) -> None:
+        """Into an actor's channel from outside."""
+        await self._call(self._op(self.random.choice(AUTHORS), "output", "publish", appends=False))
+
+    async def plan(self) -> None:
+        """A reminder; periodic ones, and some others, are cancelled after a while."""
+        op = self._op(self.random.choice(AUTHORS), "plan")
+        every = self.random.choice((0.0, 0.0, 0.4, 1.5))
+        await self._call(op, op.id, self.random.choice((0.0, 0.1, 1.0, 4.0)), every)
+        if every:
+            self.periodic[op.id] = op.address
+        if self.random.random() < 0.4:
+            await asyncio.sleep(self.random.random() * 3)
+            await self._forgo(op.id, op.address)
+
+    async def _forgo(self, name: str, address: str) -> bool:
+        op = self._op(address, "forgo")
+        return await self._call(op, op.id, name)
+
+    async def repeat(self) -> None:
+        """The same message several times, by its idempotency key."""
+        address = self.random.choice([address for address in ADDRESSES if kind_of(address) in DURABLE])
+        key = self.stage.next_id("k")
+        calls = []
+        for number in range(self.random.randint(2, 4)):
+            op = self._op(address, "append", self.random.choice(("ask", "ask", "send")))
+            op.effect, op.keyed = key, True
+            calls.append(asyncio.create_task(self._call(op, key, 0.02, False)))
+            if number and self.random.random() < 0.5:
+                await asyncio.sleep(self.random.random() * 2)
+        await asyncio.gather(*calls)
+
+    async def scrap(self) -> None:
+        """An actor that is deleted now and then."""
+        if self.random.random() < 0.2:
+            await self._call(self._op(SCRAP, "delete", "delete", appends=False))
+            return
+        op = self._op(SCRAP, self.random.choice(("jot", "announce")), self.random.choice(("ask", "send")))
+        await self._call(op, op.id)
+
 
 _KINDS = [
     Workload.append, Workload.append, Workload.read, Workload.pipeline, Workload.pipeline, Workload.stream,
-    Workload.chain, Workload.burst, Workload.rest,
+    Workload.chain, Workload.burst, Workload.rest, Workload.work, Workload.work, Workload.tell, Workload.announce,
+    Workload.publish, Workload.plan, Workload.repeat, Workload.scrap,
 ]  # fmt: skip

@@ -5,121 +5,39 @@ import gc
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
+
+import msgspec
 
 import cluster.client
 import cluster.silo
 import cluster.transport.transport
 from actors import ActorError, actor_ref
+from actors.builtin import RESOLVE
+from actors.records import PARKED, Parked
 from actors.ref import _open_callers
 from actors.runtime import Runtime
-from actors.settings import Settings
 from actors.turn import Turn
 from cluster.etcd import Event
-from cluster.placement import Placement
-from cluster.silo import Silo
 from tests.simulation import checks, faults
 from tests.simulation.directory import EtcdPath, SimEtcdClient
+from tests.simulation.durable_checks import DurableChecks, items_of, unsettled
 from tests.simulation.etcd import Etcd
 from tests.simulation.history import History, Op
 from tests.simulation.log_records import recorded
-from tests.simulation.loop import PROCESS, START, Process, SimLoop, Stuck
+from tests.simulation.loop import START, Process, SimLoop, Stuck
 from tests.simulation.network import Network, SimDial, SimLink, SimListener
+from tests.simulation.node import SETTINGS, Node, SimClock
 from tests.simulation.plants import Plant
+from tests.simulation.readers import Reader
 from tests.simulation.store import SharedStore, SimStore
-from tests.simulation.subjects import STAGE, SUBJECTS, Stage
-from tests.simulation.workload import ADDRESSES, Workload
+from tests.simulation.subjects import STAGE, Stage
+from tests.simulation.workload import ADDRESSES, SCRAP, Workload
 
-TTL = 2
-SETTINGS = Settings(call_timeout=6.0, delivery_timeout=3.0, activation_timeout=3.0)
 CALM, FAULTS, RECOVERY, AFTER = 1.5, 9.0, 10.0, 1.5  # seconds of each phase
-LIMIT = 120.0  # virtual seconds for a whole run
-
-
-class SimClock:
-    """A silo's own clock, which may run a little fast or slow."""
-
-    def __init__(self) -> None:
-        self._process = PROCESS.get()
-
-    def now(self) -> float:
-        return asyncio.get_running_loop().time() * (1 + self._process.drift)
-
-
-class Node:
-    """A host on which one silo after the other runs."""
-
-    def __init__(self, world: "World", index: int) -> None:
-        self.world = world
-        self.name = f"n{index}"
-        self.host = f"127.0.0.{index + 1}"
-        self.drift = world.random.uniform(-0.04, 0.04)
-        self.process = Process(f"{self.name}/0", self.host)
-        self.process.dead = True
-        self.silo: Silo | None = None
-        self._starts = 0
-        self._busy = False
-
-    @property
-    def runtime(self) -> Runtime | None:
-        return self.silo.runtime if self.silo is not None and not self.process.dead else None
-
-    async def start(self) -> None:
-        """Start a silo as its supervisor would: again and again until it is up."""
-        while True:
-            self._starts += 1
-            self.process = self.world.process(f"{self.name}/{self._starts}", self.host)
-            self.process.drift = self.drift
-            task = self.world.loop.spawn(self.process, self._boot())
-            await self.world.wait_for(task, self.process)
-            if task.done() and not task.cancelled() and task.exception() is None:
-                return
-            if task.done() and not task.cancelled():
-                self.world.history.note(f"{self.name} did not start: {task.exception()!r}")
-            self.crash()
-            await self.world.sleep(0.3)
-
-    async def _boot(self) -> None:
-        silo = Silo(
-            SUBJECTS, etcd="sim", store="sim:", listen=f"{self.host}:7400", name=self.name, lease_ttl=TTL,
-            settings=SETTINGS, drain_limit=1.5, insecure=True,
-        )  # fmt: skip
-        silo._placement = Placement("", seed=self.world.random.getrandbits(32))
-        await silo.start()
-        self.silo = silo
-
-    def crash(self) -> None:
-        process, silo, self.silo = self.process, self.silo, None
-        self.world.history.disturb()
-        self.world.loop.kill(process)
-        self.world.network.kill(process)
-        if silo is not None and silo._runtime in _open_callers:
-            _open_callers.remove(silo._runtime)
-
-    async def restart(self) -> None:
-        """Start again, unless somebody does already."""
-        if self.process.dead and not self._busy:
-            self._busy = True
-            await self.start()
-            self._busy = False
-
-    async def drain(self) -> None:
-        """SIGTERM, and the end of the process when the silo has stopped."""
-        silo, process = self.silo, self.process
-        if silo is None or process.dead:
-            return
-        task = self.world.loop.spawn(process, silo.stop())
-        started = self.world.loop.time()
-        self.world.history.disturb()  # what it hands on goes another way than what its senders send next
-        await self.world.wait_for(task, process)
-        self.world.history.disturb()
-        took = self.world.loop.time() - started - self.world.frozen_for.get(process, 0.0)
-        if took > 12:
-            self.world.history.violate("a drain ends", self.name, expected="an end within 12 s", actual=f"{took:.1f} s")
-        if self.process is process:
-            self.crash()
+LIMIT = 240.0  # virtual seconds for a whole run
 
 
 class World:
@@ -150,6 +68,8 @@ class World:
         self.client_tasks: list[asyncio.Task[None]] = []
         self.client_runtimes: dict[str, Runtime] = {}
         self.workloads: list[Workload] = []
+        self.readers: list[Reader] = []
+        self.reading: list[asyncio.Task[None]] = []
         only = only or (plant.faults if plant is not None else ())
         self.faults = faults.draw(self.random, silos=len(self.nodes), length=FAULTS, only=only)
 
@@ -217,6 +137,9 @@ class World:
                 ("secrets", "token_hex", lambda size=16: tokens.randbytes(size).hex()),
                 ("secrets", "token_bytes", lambda size=16: tokens.randbytes(size)),
                 ("secrets", "randbits", tokens.getrandbits),
+                ("actors.durable_state", "_WORTH_A_DELTA", 256),
+                ("actors.durable_state", "_MOST_DELTAS", 6),
+                ("actors.state_delta", "_BLOCK", 32),
             ):
                 stack.enter_context(patch(f"{module}.{name}", fake))
             stack.enter_context(patch.object(Turn, "__hash__", lambda turn: turn.request.id))
@@ -239,6 +162,9 @@ class World:
             workload = Workload(self.stage, process.name, seed, pace=seed.choice((0.1, 0.2, 0.4)), only=calls)
             self.workloads.append(workload)
             self.client_tasks.append(self.loop.spawn(process, self._client(workload)))
+            seed = random.Random(f"{self.seed} readers {index}")
+            readers = [Reader(self.stage, self.store, process.name, seed) for _ in range(2)]
+            self.readers += readers
         await self._until(
             lambda: len(self.client_runtimes) == len(self.clients), 2, "clients connect", self.loop.pending
         )
@@ -252,15 +178,49 @@ class World:
         self.store.failing = self.store.slow = self.path.slow = self.stage.fragile = 0.0
         for node in self.nodes:
             await node.restart()
+        operator = self.loop.spawn(self.loop.outside, self._operate())
         await self._phase("recovery", RECOVERY)
         await self._phase("after", AFTER)
         for workload in self.workloads:
             workload.running = False
         await self._phase("ending", 0.1)
         await self._until(
-            lambda: not any(workload.open for workload in self.workloads), 30, "every call ends", self._open
+            lambda: all(workload.finished and not workload.open for workload in self.workloads),
+            30,
+            "every call ends",
+            self._open,
         )
+        await self._until(
+            lambda: not unsettled(self.store), 60, "everything accepted is settled", lambda: unsettled(self.store)
+        )
+        operator.cancel()
+        self.history.phase = "final"
+        await self._until(lambda: not self._behind(), 15, "readers come to the end", self._behind)
+        for reading in self.reading:
+            reading.cancel()
         await self._judge()
+
+    def _behind(self) -> str:
+        """The readers that have not seen all of their channel."""
+        behind = []
+        for reader in self.readers:
+            stored = items_of(self.store, reader.address, reader.channel)
+            if stored and (not reader.events or reader.events[-1].offset < stored[-1][0]):
+                behind.append(f"{reader.name}: {reader.events[-1:]} of {stored[-1][0]}")
+        return "; ".join(behind)
+
+    async def _operate(self) -> None:
+        """Somebody looks after parked messages."""
+        while True:
+            await asyncio.sleep(0.5)
+            for address in list(self.store.data.records):
+                for row in self.store.rows(address, PARKED).values():
+                    message_id = msgspec.msgpack.decode(row, type=Parked).request.message_id
+                    self.history.note(f"the operator retries {message_id}", address=address)
+                    runtime = next(iter(self.client_runtimes.values()))
+                    asked = runtime.ask(actor_ref(address).options(timeout=4.0), RESOLVE, ("retry", message_id), {})
+                    with suppress(ActorError):
+                        await self.loop.create_task(asked, context=runtime.context.copy())
 
     async def _client(self, workload: Workload) -> None:
         while True:
@@ -268,6 +228,8 @@ class World:
                 async with cluster.client.connect(etcd="sim", settings=SETTINGS) as client:
                     assert client._runtime is not None
                     self.client_runtimes[workload.client] = client._runtime
+                    readers = [reader for reader in self.readers if reader.name.startswith(workload.client)]
+                    self.reading += [asyncio.create_task(reader.run()) for reader in readers]
                     await workload.run()
                     await asyncio.Event().wait()  # for the final reads
             except ActorError as error:
@@ -318,17 +280,18 @@ class World:
         history.phase = "final"
         await self.sleep(2.0)  # what was sent one way arrives
         runtime = next(iter(self.client_runtimes.values()))
-        for address in ADDRESSES:
+        for address in [*ADDRESSES, SCRAP]:
             before = self.live.committed.get(address, [])
             reading = self.loop.create_task(self._read(address), context=runtime.context.copy())
             entries = await reading
             if entries is not None:
                 after = self.live.committed.get(address, [])
                 checks.check_final(history, address, entries, before=before, after=after)
-        committed = {address: list(entries) for address, entries in self.live.committed.items()}
-        checks.check_effects(history, committed)
+        effects = {address: self.live.effects(address) for address in {**self.live.committed, **self.live.erased}}
+        checks.check_effects(history, effects)
         checks.check_real_time(history)
-        checks.check_order(history, committed)
+        checks.check_order(history, effects, self.live.parked)
+        DurableChecks(history, self.live, self.store).check(self.readers)
         checks.check_streams(history)
         self._stop_if_violated()
 

@@ -1,0 +1,140 @@
+"""Known bugs of durable work, to be switched on one at a time; see ``plants.py``."""
+
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import msgspec
+
+from actors.durable import Durable
+from actors.effects import Effects
+from actors.inbox import Inbox
+from actors.journal import Journal
+from actors.outbox import Outbox
+from actors.records import ChannelItem, Reminder, Started
+from actors.reminders import Reminders
+from actors.turn import Turn
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+Bug = AbstractContextManager[Any]
+
+
+def no_dedupe(world: "World") -> Bug:
+    """A message that comes again is a new one."""
+    enter = Inbox.enter
+
+    def forgetful(self: Inbox, turn: Turn, keyed: Any = None) -> bool:
+        if turn.request.number or turn.request.key:
+            return enter(self, turn, keyed)
+        self.add(turn)
+        return True
+
+    return patch.object(Inbox, "enter", forgetful)
+
+
+def no_numbers(world: "World") -> Bug:
+    """What an outbox delivers again is new."""
+    return patch.object(Inbox, "_is_next", lambda self, turn: True)
+
+
+def done_dropped_early(world: "World") -> Bug:
+    """The answer of a settled message is not kept."""
+    return patch.object(Inbox, "keep_answer", lambda self, turn, answer, put: False)
+
+
+def outbox_swapped(world: "World") -> Bug:
+    """The messages of one turn leave in the wrong order."""
+    add = Outbox.add
+    return patch.object(Outbox, "add", lambda self, rows: add(self, rows[::-1]))
+
+
+def outbox_early(world: "World") -> Bug:
+    """A turn's messages leave before its commit."""
+    gather = Durable._gather
+
+    def hasty(self: Durable, effects: Effects) -> tuple[dict[bytes, bytes], list[bytes]]:
+        waiting = len(self._then)
+        found = gather(self, effects)
+        for then in self._then[waiting:]:
+            if isinstance(then, partial) and then.func.__name__ == "add":
+                self._then.remove(then)
+                then()
+        return found
+
+    return patch.object(Durable, "_gather", hasty)
+
+
+def outbox_forgotten(world: "World") -> Bug:
+    """What a former activation left to be delivered stays where it is."""
+    return patch.object(Outbox, "restore", lambda self, number, request: None)
+
+
+def accepted_early(world: "World") -> Bug:
+    """A sender is told that its message is accepted before it is durable."""
+    admit = Durable.admit
+
+    def hasty(self: Durable, turn: Turn) -> None:
+        turn.accepted()
+        admit(self, turn)
+
+    return patch.object(Durable, "admit", hasty)
+
+
+def journal_ignored(world: "World") -> Bug:
+    """Steps run again, whatever the journal says."""
+
+    def take(self: Journal, path: str, label: str) -> None:
+        self._use(path)
+
+    return patch.object(Journal, "_take", take)
+
+
+def once_not_marked(world: "World") -> Bug:
+    """That a once step was started is not journaled."""
+    write = Journal._write
+
+    async def silent(self: Journal, path: str, row: Any, **more: Any) -> None:
+        if not isinstance(row, Started):
+            await write(self, path, row, **more)
+
+    return patch.object(Journal, "_write", silent)
+
+
+def no_wake(world: "World") -> Bug:
+    """Nobody is told that work is left: it waits for the next caller."""
+    return patch.object(Durable, "_next_wake", lambda self: None)
+
+
+def reminder_skips(world: "World") -> Bug:
+    """A reminder is advanced twice."""
+    following = Reminders._following
+
+    def twice(self: Reminders, row: Reminder) -> Reminder | None:
+        found = following(self, row)
+        return msgspec.structs.replace(found, due=found.due + found.every) if found is not None else None
+
+    return patch.object(Reminders, "_following", twice)
+
+
+def reminder_fires_again(world: "World") -> Bug:
+    """A reminder becomes a message and stays as it was."""
+
+    def stay(self: Reminders, fired: Any, put: dict[bytes, bytes], drop: list[bytes]) -> None:
+        self._firing.discard(fired.name)
+
+    return patch.object(Reminders, "advance", stay)
+
+
+def shown_early(world: "World") -> Bug:
+    """Readers of a channel see its entries before they are durable."""
+    publish = Durable.publish
+
+    def hasty(self: Durable, name: str, items: list[ChannelItem], put: dict[bytes, bytes]) -> int:
+        first = publish(self, name, items, put)
+        self._then.pop()()
+        return first
+
+    return patch.object(Durable, "publish", hasty)
