@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _EXPIRED_AT_ONCE = 64
 _PURGE_EVERY = 60.0
+_MOST_PAIRS = 10_000
 _answers = msgspec.msgpack.Decoder(Reply | Failure)
 
 
@@ -89,6 +90,8 @@ class Inbox:
         if self._pairs is None:
             self._pairs = {}
         if request.number and request.sender not in self._pairs:
+            if len(self._pairs) >= _MOST_PAIRS:
+                del self._pairs[next(iter(self._pairs))]  # the store has it
             self._pairs.setdefault(request.sender, await self._value(PAIR + request.sender.encode()) or b"")
         if request.key and not (self._keys and request.key in self._keys):
             value = await self._value(KEYED + request.key.encode())
