@@ -7,18 +7,21 @@ import signal
 from actors import ActorError
 from cluster import Client
 from cluster.local_cluster import LocalCluster
-from examples.story import Session
+from examples.reader import Reader
 
 _HELP = "Type a line to go on with the story. /list shows the sessions, /use NAME changes, /kill n2, /quit."
 
 
 class Conversation:
-    """A prompt on the terminal. Lines go to the session in use, which answers as it thinks."""
+    """A prompt on the terminal. Lines go to the session in use, which answers as it thinks.
+
+    ``/kill`` a silo in the middle of a sentence: it is finished all the same.
+    """
 
     def __init__(self, client: Client, cluster: LocalCluster, names: list[str]) -> None:
         self._client = client
         self._cluster = cluster
-        self._names = names
+        self._readers = {name: _reader(name) for name in names}
         self._name = names[0]
 
     async def run(self) -> None:
@@ -38,22 +41,19 @@ class Conversation:
 
     async def _write(self, line: str) -> None:
         if line:
-            async for piece in Session.ref(self._name).tokens.stream(line):
-                print(piece, end="", flush=True)
-            print()
+            await self._readers[self._name].write(line)
 
     async def _command(self, line: str) -> None:
         command, _, argument = line.partition(" ")
         if command == "/list":
             placements = await self._client.placements("session")
-            for name in self._names:
+            for name in self._readers:
                 print(f"  {name:12} {placements.get(f'session-{name}', 'asleep')}")
         elif command == "/use" and argument:
-            story = await Session.ref(argument).read()
+            reader = self._readers.setdefault(argument, _reader(argument))
+            print(reader.text, end="")
+            await reader.catch_up()
             self._name = argument
-            if argument not in self._names:
-                self._names.append(argument)
-            print(story.text or "(an empty page)")
         elif command == "/kill" and argument:
             self._kill(argument)
         else:
@@ -66,3 +66,7 @@ class Conversation:
                 print(f"  {name} is dead")
                 return
         print(f"  no silo {name} is running")
+
+
+def _reader(name: str) -> Reader:
+    return Reader(name, lambda piece: print(piece, end="", flush=True))

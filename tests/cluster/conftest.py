@@ -9,7 +9,7 @@ import pytest
 
 from cluster.etcd import EtcdServer
 from tests.cluster.house import House
-from tests.cluster.processes import Processes
+from tests.cluster.processes import Cluster, Processes
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +54,9 @@ async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
     """Starts ``silo`` commands; whatever still runs at the end is killed."""
     async with Processes(tmp_path) as processes:
         yield processes
+
+
+@pytest.fixture
+def cluster(processes: Processes, etcd_server: EtcdServer, tmp_path: Path) -> Cluster:
+    """A cluster of ``silo`` processes, over the shared etcd and an SQLite file."""
+    return Cluster(processes, etcd_server, tmp_path)

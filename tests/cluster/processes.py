@@ -1,9 +1,11 @@
 """``silo`` commands as real processes, with what they print."""
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ from tests.cluster.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.cluster.house_actors"
+TTL = 2
+"""Of a ``Cluster``'s leases, in seconds."""
 
 
 class Ended(NamedTuple):
@@ -46,6 +50,12 @@ class Process:
     @property
     def running(self) -> bool:
         return self.popen.poll() is None
+
+    @property
+    def resident(self) -> int:
+        """How many bytes of memory it holds (Linux)."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     async def ready(self, count: int = 1, *, within: float = 30.0) -> list[dict[str, Any]]:
         """The first ready lines, parsed. Fails with its logs if it ends before that."""
@@ -123,10 +133,10 @@ class Processes:
         self._running.append(process)
         return process
 
-    def silo(self, name: str, *words: object, env: Mapping[str, str] | None = None) -> Process:
+    def silo(self, name: str, *words: object, app: str = APP, env: Mapping[str, str] | None = None) -> Process:
         """``silo start`` with the actors of these tests, on free ports."""
         return self.start(
-            "start", APP, "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *words, env=env
+            "start", app, "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *words, env=env
         )  # fmt: skip
 
     async def run(
@@ -143,6 +153,47 @@ class Processes:
         ended = await many.ended(within=60)
         assert ended.status == 0, ended.err
         return [Ended(*found) for found in json.loads(ended.out)]
+
+
+class Cluster:
+    """Silo processes over one etcd and one SQLite file."""
+
+    def __init__(self, processes: Processes, server: EtcdServer, folder: Path) -> None:
+        self.name = f"test-{folder.name}"
+        self.folder = folder
+        self.file = folder / "state.db"
+        self.store_url = f"sqlite:///{self.file}"
+        self.etcd = server.endpoint
+        self._processes = processes
+
+    async def start(self, *names: str, app: str = APP) -> list[Process]:
+        """Silos that are ready. Their actors find the folder in the environment, as ``TEST_FOLDER``."""
+        options = ("--etcd", self.etcd, "--store", self.store_url, "--cluster", self.name, "--lease-ttl", TTL)
+        env = {"TEST_FOLDER": str(self.folder)}
+        started = [self._processes.silo(name, *options, "--drain-limit", 3, app=app, env=env) for name in names]
+        await asyncio.gather(*(process.ready() for process in started))
+        return started
+
+    def rows(self, address: str, kind: bytes = b"") -> dict[bytes, bytes]:
+        """The records that the file has of an address, read without the store; those of a kind begin with its byte."""
+        found = self._select(
+            "SELECT key, value FROM records JOIN actors ON actors.id = actor WHERE address = ?", address
+        )
+        return {key: value for key, value in found if key.startswith(kind)}
+
+    def state(self, address: str) -> bytes | None:
+        """The state that the file has of an address."""
+        found = self._select("SELECT state FROM states JOIN actors ON actors.id = actor WHERE address = ?", address)
+        return found[0][0] if found else None
+
+    def actor(self, address: str) -> tuple[int, float | None]:
+        """The epoch and the wake-up time that the file has of an address."""
+        ((epoch, wake),) = self._select("SELECT epoch, wake FROM actors WHERE address = ?", address)
+        return epoch, wake
+
+    def _select(self, statement: str, address: str) -> list[Any]:
+        with contextlib.closing(sqlite3.connect(f"{self.file.as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute(statement, (address,)).fetchall()
 
 
 def children_of(pid: int) -> list[int]:

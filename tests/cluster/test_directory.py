@@ -167,7 +167,7 @@ async def test_epochs_rise_after_etcd_was_wiped(own: EtcdHouse) -> None:
     assert after.epoch > before.epoch
     await store.open("session-1", after.epoch)
     with pytest.raises(Fenced):
-        await store.commit(Commit("session-1", before.epoch, b"zombie"))
+        await store.commit(Commit(address="session-1", epoch=before.epoch, state=b"zombie"))
 
 
 async def test_an_era_that_was_begun_elsewhere_is_taken_over(shared: EtcdHouse) -> None:
@@ -195,7 +195,7 @@ async def test_an_address_opens_after_etcd_was_restored_to_an_older_revision(sha
     assert epoch > stored
     await store.open("session-1", epoch)
     with pytest.raises(Fenced):
-        await store.commit(Commit("session-1", stored, b"zombie"))
+        await store.commit(Commit(address="session-1", epoch=stored, state=b"zombie"))
     # The other silo has not heard of the new era; it must get past it, too.
     await n1.release("session-1", epoch)
     taken = await n2.claim("session-1")

@@ -3,43 +3,18 @@
 import asyncio
 import signal
 import time
-from pathlib import Path
 
+import msgspec
 import pytest
 
 from actors import actor_ref
-from actors.errors import ActorError, ClusterUnavailable, ConnectionLost
+from actors.errors import ActorError, ClusterUnavailable
 from actors.ports import Commit, Fenced, Store
-from cluster import Silo, connect
-from cluster.etcd import EtcdServer
+from cluster import Client, Silo, connect
 from cluster.store import open_store
 from tests.cluster.house import House, calling_from, membership_of, silo_id
-from tests.cluster.processes import Process, Processes, gone
+from tests.cluster.processes import TTL, Cluster, gone
 from tests.cluster.waiting import answered, eventually
-
-TTL = 2
-
-
-class Cluster:
-    """Silo processes over the shared etcd and one SQLite file."""
-
-    def __init__(self, processes: Processes, server: EtcdServer, folder: Path) -> None:
-        self.name = f"test-{folder.name}"
-        self.store_url = f"sqlite:///{folder}/state.db"
-        self.etcd = server.endpoint
-        self._processes = processes
-
-    async def start(self, *names: str) -> list[Process]:
-        """Silos that are ready."""
-        options = ("--etcd", self.etcd, "--store", self.store_url, "--cluster", self.name, "--lease-ttl", TTL)
-        started = [self._processes.silo(name, *options, "--drain-limit", 3) for name in names]
-        await asyncio.gather(*(process.ready() for process in started))
-        return started
-
-
-@pytest.fixture
-def cluster(processes: Processes, etcd_server: EtcdServer, tmp_path: Path) -> Cluster:
-    return Cluster(processes, etcd_server, tmp_path)
 
 
 async def test_actors_of_a_killed_process_answer_from_the_others_with_their_state(cluster: Cluster) -> None:
@@ -60,32 +35,39 @@ async def test_actors_of_a_killed_process_answer_from_the_others_with_their_stat
         assert await refs[0].add(1) == 2
 
 
-async def test_what_a_caller_was_told_survives_a_kill_in_the_middle_of_a_burst(cluster: Cluster) -> None:
-    """Every answer that arrived stands for a commit: none of them may be missing afterwards."""
+async def test_what_is_asked_in_a_burst_takes_effect_exactly_once_whatever_is_killed(cluster: Cluster) -> None:
+    """The answers of each actor are 1, 2, 3, ...: no call failed, none was lost or counted twice."""
     n1, _ = await cluster.start("n1", "n2")
     async with connect(etcd=cluster.etcd, cluster=cluster.name):
         refs = [actor_ref(f"counter-n1.{number}") for number in range(10)]
-        told = [0] * len(refs)
-        asked = [0] * len(refs)
+        told: list[list[int]] = [[] for _ in refs]
+        enough = asyncio.Event()
 
         async def count_up(number: int) -> None:
-            while True:
-                asked[number] += 1
-                told[number] = await refs[number].options(timeout=5).add(1)
+            while not enough.is_set():
+                told[number].append(await refs[number].options(timeout=20).add(1))
 
         counting = [asyncio.create_task(count_up(number)) for number in range(len(refs))]
-        await eventually("a burst is under way", lambda: min(told) >= 20)
+        await eventually("a burst is under way", lambda: min(map(len, told)) >= 20)
         await n1.kill()
-        for ended in await asyncio.gather(*counting, return_exceptions=True):
-            assert isinstance(ended, ActorError), ended
+        seen = [len(answers) for answers in told]
+        await eventually(
+            "all go on", lambda: _any_ended(counting) or all(len(a) > s + 5 for a, s in zip(told, seen, strict=True))
+        )
+        enough.set()
+        await asyncio.gather(*counting)
 
-        for number, ref in enumerate(refs):
-            value, _ = await answered(ref.address, ref.options(timeout=5).value, within=10)
-            assert told[number] <= value <= asked[number], f"{ref.address}: told {told[number]}, asked {asked[number]}"
+        for ref, answers in zip(refs, told, strict=True):
+            assert answers == [*range(1, len(answers) + 1)], ref.address
+            assert await ref.value() == len(answers), ref.address
+
+
+def _any_ended(tasks: list[asyncio.Task[None]]) -> bool:
+    return any(task.done() for task in tasks)
 
 
 async def test_a_frozen_process_is_replaced_and_comes_back_without_harm(cluster: Cluster) -> None:
-    """It wakes up in the middle of a turn, its actors have new owners: it commits nothing and starts anew."""
+    """It wakes up in the middle of a turn that the new owner has run meanwhile: it commits nothing and starts anew."""
     n1, _ = await cluster.start("n1", "n2")
     store = await open_store(cluster.store_url)
     async with connect(etcd=cluster.etcd, cluster=cluster.name) as client:
@@ -98,36 +80,29 @@ async def test_a_frozen_process_is_replaced_and_comes_back_without_harm(cluster:
         n1.signal(signal.SIGSTOP)
         started = time.monotonic()
 
-        # Only reads are repeated: a call that was given up may still run when its silo wakes up.
-        value, _ = await answered("n2 answers", ref.options(timeout=3).value, within=12)
-
+        assert await running == 100_005, "the turn runs again where the actor lives now"
         assert time.monotonic() - started < TTL + 3
         assert await ref.where() == "n2"
-        assert value == 5, "a turn that had not ended took effect"
-        assert await ref.add(1) == 6
-        with pytest.raises(ConnectionLost):
-            await running
+        assert await ref.add(1) == 100_006
         n1.signal(signal.SIGCONT)
         await n1.said("has rejoined as", within=15)
-        assert await ref.options(timeout=5).add(1) == 7
+        assert await ref.options(timeout=5).add(1) == 100_007, "the zombie took effect"
         assert await ref.where() == "n2", "the owner is who took over"
         await eventually("n1 is another incarnation", lambda: _rejoined(client, before))
         assert await actor_ref("counter-n1.b").where() == "n1"
         assert await actor_ref("counter-n1.b").add(1) == 1
-        assert (await _stored_value(store, ref.address)) == 7
+        assert await _stored_value(store, ref.address) == 100_007
     await store.close()
 
 
-async def _rejoined(client: object, before: set[str]) -> bool:
-    members = await client.members()  # type: ignore[attr-defined]
+async def _rejoined(client: Client, before: set[str]) -> bool:
+    members = await client.members()
     return len(members) == 2 and any(member.silo not in before and member.name == "n1" for member in members)
 
 
 async def _stored_value(store: Store, address: str) -> int:
-    """Read the counter from the store itself, as the owner that comes after all others."""
-    import msgspec
-
-    stored = await store.open(address, 2**62)
+    """Read the counter from the store itself."""
+    stored = await store.state(address)
     assert stored is not None
     value: int = msgspec.msgpack.decode(stored[1:])["value"]
     return value
@@ -136,14 +111,15 @@ async def _stored_value(store: Store, address: str) -> int:
 async def test_a_zombie_without_a_clock_is_fenced_by_the_store(house: House) -> None:
     """Guards the fence: the zombie neither notices the end of its lease nor trusts its clock; the store refuses it.
 
-    Without the comparison of epochs in the store's commit the counter would be 105.
+    Without the comparison of epochs in the store's commit the counter would be 105. When it is refused it
+    passes the turn on to the new owner, where it takes effect once.
     """
     n1, n2 = await house.start("n1", "n2", lease_ttl=60)
     ref = actor_ref("counter-n1.a")
     with calling_from(n1):
         assert await ref.add(5) == 5
         running = asyncio.create_task(ref.add_slowly(100))
-        await eventually("the turn runs", lambda: n1.runtime.activations[ref.address].busy)
+        await eventually("the turn runs", ref.is_slow)
     zombie, lease = membership_of(n1), membership_of(n1).member
     assert lease is not None
     zombie._lose = lambda why: None  # type: ignore[method-assign]  # it hears nothing
@@ -157,17 +133,21 @@ async def test_a_zombie_without_a_clock_is_fenced_by_the_store(house: House) -> 
     assert n1.runtime.may_act(), "the zombie believes that it may act"
     with calling_from(n1):
         n1.runtime.activations[ref.address].actor.gate.set()  # type: ignore[attr-defined]
-        with pytest.raises(ConnectionLost, match="counter-n1.a"):
-            await running
     with calling_from(n2):
-        assert await ref.value() == 7
-        assert await ref.add(1) == 8
-    assert await _stored_value(await house.store(), ref.address) == 8
+        await eventually("the turn runs where the actor lives now", ref.is_slow)
+        assert await ref.value() == 7, "what the zombie did took effect"
+        await ref.finish()
+        assert await running == 107
+        assert await ref.add(1) == 108
+    assert await _stored_value(await house.store(), ref.address) == 108
 
 
 class _StoppedClock:
     def now(self) -> float:
         return 0.0
+
+    def time(self) -> float:
+        return time.time()
 
 
 async def test_a_stale_epoch_opens_and_commits_nothing(house: House) -> None:
@@ -181,7 +161,7 @@ async def test_a_stale_epoch_opens_and_commits_nothing(house: House) -> None:
         assert await actor_ref("counter-n1.a").add(1) == 6
     store = await house.store()
     with pytest.raises(Fenced):
-        await store.commit(Commit("counter-n1.a", stale, b"zombie"))
+        await store.commit(Commit(address="counter-n1.a", epoch=stale, state=b"zombie"))
     with pytest.raises(Fenced):
         await store.open("counter-n1.a", stale)
 
@@ -207,17 +187,14 @@ async def test_sigterm_stores_what_is_stored_at_the_end_and_others_go_on_at_once
 
 
 async def test_calls_go_on_while_one_silo_after_the_other_is_restarted(cluster: Cluster) -> None:
-    """A rolling restart: a client whose gateway goes is told so and calls again; every answer stays true."""
+    """A rolling restart: the silos drain, the actor moves, the client's gateway goes, and no call fails."""
     silos = await cluster.start("n1", "n2")
     async with connect(etcd=cluster.etcd, cluster=cluster.name):
-        ref, told, stop = actor_ref("counter-n1.a"), [0], asyncio.Event()
+        ref, told, stop = actor_ref("counter-n1.a"), list[int](), asyncio.Event()
 
         async def count_up() -> None:
             while not stop.is_set():
-                try:
-                    told.append(await ref.options(timeout=5).add(1))
-                except (ConnectionLost, ClusterUnavailable):
-                    continue
+                told.append(await ref.options(timeout=10).add(1))
 
         counting = asyncio.create_task(count_up())
         for name, silo in zip(("n1", "n2"), silos, strict=True):
@@ -230,7 +207,8 @@ async def test_calls_go_on_while_one_silo_after_the_other_is_restarted(cluster: 
         await eventually("calls are answered", lambda: counting.done() or len(told) > seen + 5)
         stop.set()
         await counting
-    assert told == sorted(set(told)), "an answer went back"
+        assert told == [*range(1, len(told) + 1)]
+        assert await ref.value() == len(told)
 
 
 async def test_everything_dies_and_comes_back_with_its_state(cluster: Cluster) -> None:
@@ -253,7 +231,7 @@ async def test_the_silo_of_a_caller_is_lost(house: House) -> None:
     n1, n2 = await house.start("n1", "n2", lease_ttl=2)
     with calling_from(n1):
         call = asyncio.create_task(actor_ref("counter-n2.a").add_slowly(5))
-        await eventually("the turn runs", lambda: "counter-n2.a" in n2.runtime.activations)
+        await eventually("the turn runs", actor_ref("counter-n2.a").is_slow)
         await n1.abort()
         with pytest.raises(ActorError):
             await call

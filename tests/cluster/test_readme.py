@@ -109,6 +109,7 @@ def test_no_block_is_left_out() -> None:
     kinds = [(b.heading, b.language, b.info) for b in blocks()]
     assert kinds == [
         ("A first actor", "python", ""),
+        ("Work that survives", "python", ""),
         ("A cluster on this machine", "python", "title=story.py"),
         ("A cluster on this machine", "console", ""),
         ("A cluster on this machine", "console", ""),
@@ -126,6 +127,13 @@ async def test_the_first_actor_works_when_pasted(tmp_path: Path) -> None:
     (tmp_path / "pasted.py").write_text(block("A first actor", "python"))
     printed = [await output(sys.executable, "pasted.py", cwd=tmp_path) for _ in range(2)]
     assert printed == ["1\n", "2\n"]
+
+
+async def test_the_work_that_survives(tmp_path: Path) -> None:
+    (tmp_path / "pasted.py").write_text(block("Work that survives", "python"))
+    assert await output(sys.executable, "pasted.py", cwd=tmp_path) == (
+        "0 [tides 1]\n1 [tides 2]\n2 [tides 3]\n3 time for the review\n"
+    )
 
 
 async def test_the_cluster_on_this_machine(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ async def test_while_it_drains_it_takes_nothing_new_and_others_do(house: House) 
     n1, n2 = await house.start("n1", "n2")
     with calling_from(n2):
         blocked = asyncio.create_task(actor_ref("counter-n1.busy").add_slowly(1))
-        await eventually("the turn runs", lambda: "counter-n1.busy" in n1.runtime.activations)
+        await eventually("the turn runs", actor_ref("counter-n1.busy").is_slow)
         stopping = asyncio.create_task(n1.stop())
         await eventually("it is announced", lambda: any(m.draining for m in n2.members))
         assert not n1.ready
@@ -255,7 +255,7 @@ async def test_a_turn_that_does_not_end_is_dropped_after_the_limit(house: House)
     (n1,) = await house.start("n1", drain_limit=0.3)
     with calling_from(n1):
         blocked = asyncio.create_task(actor_ref("counter-n1.busy").add_slowly(1))
-        await eventually("the turn runs", lambda: "counter-n1.busy" in n1.runtime.activations)
+        await eventually("the turn runs", actor_ref("counter-n1.busy").is_slow)
         started = time.monotonic()
         await n1.stop()
         assert 0.3 <= time.monotonic() - started < 4

@@ -142,10 +142,13 @@ class _SlowClock:
     """Stands still unless it is moved."""
 
     def __init__(self) -> None:
-        self.time = 100.0
+        self.reading = 100.0
 
     def now(self) -> float:
-        return self.time
+        return self.reading
+
+    def time(self) -> float:
+        return self.reading
 
 
 class _SlowStream:
@@ -188,7 +191,7 @@ async def test_a_late_answer_counts_from_the_sending_of_its_request(
 ) -> None:
     keep_alive, stream, clock = slow
     await stream.sent.get()
-    clock.time = 100.9
+    clock.reading = 100.9
     stream.answers.put_nowait(3)
     await keep_alive.wait_confirmed()
     assert keep_alive.deadline == 103.0

@@ -11,6 +11,9 @@ class MonotonicClock:
     def now(self) -> float:
         return time.monotonic()
 
+    def time(self) -> float:
+        return time.time()
+
 
 async def eventually(
     what: str, condition: Callable[[], bool] | Callable[[], Awaitable[bool]], *, within: float = 15.0
