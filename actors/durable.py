@@ -24,6 +24,7 @@ from actors.inbox import Inbox
 from actors.outbox import Outbox
 from actors.ports import Commit, Opened
 from actors.records import (
+    BESIDE,
     CHANNEL,
     FLOOR,
     JOURNAL,
@@ -170,6 +171,11 @@ class Durable:
         """What was journaled of the turn's message before this activation: rows by path."""
         return self._journals.pop(turn.number, {}) if self._journals else {}
 
+    def _unread_journal(self, turn: "Turn") -> list[bytes]:
+        """The keys of rows of a turn that ended, this time, before it came to any step."""
+        keys = [JOURNAL + turn.number + path for path in self.journal_of(turn)]
+        return [*keys, *(BESIDE + key for key in keys)]
+
     def channel(self, name: str) -> ChannelLog:
         """The log of a channel of this actor."""
         found = self.channels.get(name) if self.channels else None
@@ -223,7 +229,9 @@ class Durable:
     def _asked_before(self, turn: "Turn") -> "Iterator[Turn]":
         """Requests that are to run before the message: after a crash they would come later, if they were not stored."""
         for earlier in takewhile(lambda other: other is not turn, self.inbox.turns()):
-            if not earlier.row and earlier.request.mode is Mode.ASK and earlier.spec.lane is Lane.TURN:
+            if earlier.row or earlier.ended:
+                continue
+            if earlier.request.mode is Mode.ASK and earlier.spec.lane is Lane.TURN:
                 yield earlier
 
     def _put_message(self, put: dict[bytes, bytes], turn: "Turn") -> None:
@@ -307,13 +315,13 @@ class Durable:
     def settle(self, turn: "Turn", answer: Envelope, state: bytes | None) -> Write | None:
         """The commit that ends a turn, None if there is nothing to write."""
         request, effects = turn.request, turn.effects or _NO_EFFECTS
-        self.inbox.remove(turn)
         # What it asked others is forgotten there once it is over: then it must not run again, and ask again, either.
         kept = turn.answerable and (request.key or turn.asked)
         if state is None and not effects and not turn.row and not kept:
             return None
+        self._then.append(partial(self.inbox.settled, turn))
         put, drop = self._gather(effects)
-        drop += turn.journaled
+        drop += turn.journaled or self._unread_journal(turn)
         self.rows -= turn.row
         if request.number and not turn.row:
             put[PAIR + request.sender.encode()] = request.number
@@ -361,7 +369,7 @@ class Durable:
     def _keep_what_waits(self, put: dict[bytes, bytes]) -> None:
         """Of everything that is erased keep the messages that wait, and where the channels have come to."""
         for turn in self.inbox.turns():
-            if turn.row:
+            if turn.row and not turn.ended:
                 put[MESSAGE + turn.number] = encode(Pending(turn.request))
         self._drop, self.reminders = [], None
         if self.channels:  # the offset before the floor is that of the event which says that they ended

@@ -111,11 +111,11 @@ class Located(msgspec.Struct, array_like=True, tag=10):
 
 
 class NotHere(msgspec.Struct, array_like=True, tag=11):
-    """The receiving silo does not own the address of request ``id``, which therefore took no effect. Look again."""
+    """The receiving silo does not own the address of request ``id``, which took no effect yet. Look again."""
 
     id: int
-    began: bool = False  # it had begun to run when the silo gave the address up
-    lost: bool = False  # and that not in good order, which may happen so often and no more
+    began: bool = False  # it had begun to run when the silo gave the address up, or is stored and will run
+    lost: bool = False  # it had begun, and the address was not given up in good order: that may happen so often
 
 
 class Query(msgspec.Struct, array_like=True, tag=12):

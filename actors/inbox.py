@@ -186,8 +186,16 @@ class Inbox:
         if len(answer) > records.LARGE:
             put[BESIDE + MESSAGE + number], answer = answer, b""
         put[MESSAGE + number] = encode(Done(request.message_id, expires, answer))
-        self._answered[request.message_id] = number, expires
+        turn.kept_until = expires
         return True
+
+    def settled(self, turn: "Turn") -> None:
+        """The turn's commit is applied. Until now repeats joined the turn; from now on they get what was kept."""
+        self.remove(turn)
+        if turn.kept_until:
+            self._answered[turn.request.message_id] = turn.number, turn.kept_until
+            if not turn.recorded:
+                self._forget(turn.request.message_id)
 
     def _forget(self, message_id: str) -> None:
         """The sender has the answer and will not ask again."""

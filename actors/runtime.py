@@ -510,7 +510,8 @@ class Runtime:
             unheard = turn.left or (not isinstance(origin, LocalCaller) and origin.closed)
             if turn.activation.durable is not None and (unheard or turn.said):
                 continue  # it is in the durable inbox, or nobody was promised anything
-            if began:
+            may_run = began or turn.row
+            if may_run:
                 request.attempt = max(1, request.attempt + lost)
             if request.attempt > self.settings.max_attempts:
                 turn.refuse(ConnectionLost(f"{turn.where}: its silo was lost {request.attempt} times while it ran"))
@@ -524,7 +525,7 @@ class Runtime:
                 call = self.calls.get(request.id)
                 order = max(order, request.id)
             elif bounce and origin.peer_is_silo:  # type: ignore[union-attr]
-                origin.send(NotHere(request.id, began, lost))
+                origin.send(NotHere(request.id, may_run, lost))
                 continue
             else:
                 call = self._begin_forwarding(request, origin)  # type: ignore[arg-type]

@@ -76,8 +76,8 @@ class Turn:
 
     __slots__ = (
         "_admitted", "_calls", "_context", "_journal", "_room", "activation", "adoptions", "asked", "credit", "effects",
-        "expires", "joiners", "left", "number", "origin", "park_for", "recorded", "recovered", "reminder", "request",
-        "row", "said", "spec", "task",
+        "ended", "expires", "joiners", "kept_until", "left", "number", "origin", "park_for", "recorded", "recovered",
+        "reminder", "request", "row", "said", "spec", "task",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +109,10 @@ class Turn:
         self.adoptions = 0
         self.park_for: str | None = None
         self.reminder: Due | None = None
+        self.ended = False
+        """Whether its handler is over: what tasks that it left behind still do is no part of it."""
+        self.kept_until = 0.0
+        """When its answer, kept for repeats, expires."""
         self.effects: Effects | None = None
         self.asked: list[tuple[str, str]] | None = None
         """Address and message id of the recorded answers that this turn got."""
@@ -160,7 +164,9 @@ class Turn:
     @property
     def gathers(self) -> bool:
         """Whether what it does to the world is committed with it."""
-        return self.activation.durable is not None and self.spec.lane is not Lane.READ and self.activation.runs(self)
+        if self.activation.durable is None or self.spec.lane is Lane.READ or self.ended:
+            return False
+        return self.activation.runs(self)
 
     @property
     def answerable(self) -> bool:
@@ -200,7 +206,7 @@ class Turn:
 
     def check_runs(self) -> None:
         """Raise ``CancelledError`` if it may have no effect any more."""
-        if not self.activation.runs(self):
+        if self.ended or not self.activation.runs(self):
             raise asyncio.CancelledError(f"{self.where}: the turn is over, or was given up")
 
     def call_id(self, digest: bytes) -> str:
@@ -250,8 +256,10 @@ class Turn:
         try:
             self.spec.function(self.activation.actor_for(self), *args, **kwargs).send(None)
         except StopIteration as stop:
+            self.ended = True
             return self._succeeded(stop.value)
         except BaseException as error:
+            self.ended = True
             return self._failed(error), None
         raise AssertionError(f"{self.where}: a coroutine without an await suspended")
 
@@ -294,9 +302,11 @@ class Turn:
             finally:
                 if self._journal is not None or (self.recovered and self.request.handler != TIMER):
                     await self.journal.finish()
+                self.ended = True
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            self.ended = True
             if self.task is not None and not self.activation.runs(self):
                 raise  # it was cancelled, and its caller told so
             return self._failed(error), None
