@@ -239,13 +239,17 @@ class Activation:
         elif turn.recovered or turn.park_for is not None:
             self._turn = turn
             self.runtime.spawn(self._adopt(turn))
-        elif turn.expires > self.runtime.loop.time() or turn.request.mode is Mode.SEND:
+        elif turn.expires > self.runtime.loop.time() or turn.request.mode is Mode.SEND or self._has_begun(turn):
             self._turn = turn
             turn.start()
         else:
             if turn.row and self.durable is not None:
                 self.durable.withdraw(turn)
             turn.refuse(Timeout(f"{turn.where}: still queued when its deadline passed; it did not run"))
+
+    def _has_begun(self, turn: Turn) -> bool:
+        """Whether steps of it have run: then it is run to its end, whoever waits for it."""
+        return self.durable is not None and self.durable.has_journal(turn)
 
     async def _adopt(self, turn: Turn) -> None:
         """Start a message that a lost silo may have begun, and count that, unless it was done too often already."""

@@ -171,6 +171,10 @@ class Durable:
         """What was journaled of the turn's message before this activation: rows by path."""
         return self._journals.pop(turn.number, {}) if self._journals else {}
 
+    def has_journal(self, turn: "Turn") -> bool:
+        """Whether something was journaled of the turn's message before this activation."""
+        return turn.number in (self._journals or {})
+
     def _unread_journal(self, turn: "Turn") -> list[bytes]:
         """The keys of rows of a turn that ended, this time, before it came to any step."""
         keys = [JOURNAL + turn.number + path for path in self.journal_of(turn)]

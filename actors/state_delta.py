@@ -4,10 +4,11 @@ Histories grow at their end, and elsewhere change in place: what is at the same 
 change that moves everything (an insertion in front) finds no small delta, and the state is written anew.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+_PIECE = 64 * 1024  # what is equal is passed over in steps of this
 _BLOCK = 1024
 
 
@@ -26,7 +27,7 @@ def difference(old: bytes, new: bytes, *, limit: int) -> bytes | None:
     """The encoded delta that makes ``new`` of ``old``, None if its pieces have more than ``limit`` bytes."""
     pieces: list[tuple[int, bytes]] = []
     total = 0
-    for offset in range(0, len(new), _BLOCK):
+    for offset in _unequal(old, new):
         block = new[offset : offset + _BLOCK]
         if block == old[offset : offset + _BLOCK]:
             continue
@@ -38,6 +39,13 @@ def difference(old: bytes, new: bytes, *, limit: int) -> bytes | None:
         else:
             pieces.append((offset, block))
     return _encode(Delta(len(new), [_trimmed(offset, piece, old) for offset, piece in pieces]))
+
+
+def _unequal(old: bytes, new: bytes) -> Iterator[int]:
+    """Where the blocks begin that may differ."""
+    for start in range(0, len(new), _PIECE):
+        if new[start : start + _PIECE] != old[start : start + _PIECE]:
+            yield from range(start, min(start + _PIECE, len(new)), _BLOCK)
 
 
 def _trimmed(offset: int, piece: bytes, old: bytes) -> tuple[int, bytes]:

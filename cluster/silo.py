@@ -21,7 +21,9 @@ from actors.settings import Settings
 from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
+from cluster.gateway import BUILTIN, Gateway, GatewayOptions, check_types
 from cluster.health import HealthServer
+from cluster.inspect import open_inspection
 from cluster.keys import Keys
 from cluster.member import Member
 from cluster.membership import Membership, NameTaken
@@ -30,6 +32,7 @@ from cluster.placement import Placement
 from cluster.store import open_store
 from cluster.sweep import sweep
 from cluster.transport import Credentials, GrpcTransport
+from cluster.transport.options import is_loopback
 
 log = logging.getLogger("cluster.silo")
 
@@ -46,8 +49,8 @@ class Silo:
     ``etcd``: endpoints of the cluster's directory; None makes a silo of its own, with an embedded directory.
     ``store``: ``memory:``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; all silos of a cluster share one.
     ``listen``: ``host:port`` for other silos and clients, port 0 picks a free one; ``advertise``: how they reach it, if
-    that differs. ``http``: ``host:port`` for health checks, None for none. ``lease_ttl``: seconds after which a silent
-    silo's actors may be taken over.
+    that differs. ``http``: ``host:port`` for health checks and the gateway, None for none; ``gateway``: its settings,
+    by default those of the environment. ``lease_ttl``: seconds after which a silent silo's actors may be taken over.
 
     As a context manager it starts, makes ``actor_ref`` work in the block, and stops.
     """
@@ -74,10 +77,18 @@ class Silo:
         lease_ttl: int = 4,
         drain_limit: float = 10.0,
         settings: Settings | None = None,
+        gateway: GatewayOptions | None = None,
     ) -> None:
         for option, address in (("listen", listen), ("http", http)):
             _check_listen(option, address)
         self.actors = list(actors)
+        check_types(self.actors)
+        self._hosted = [*self.actors, *(actor for actor in BUILTIN if actor not in self.actors)]
+        if http is not None and not insecure and not is_loopback(http):
+            raise ValueError(
+                f"the HTTP gateway asks nobody who they are: listen on loopback (--http 127.0.0.1:PORT), not on "
+                f"{http}, or start with --insecure to let in whoever reaches it"
+            )
         self.name = name or f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(2)}"
         if not self.name or any(c in self.name for c in "/.") or self.name != self.name.strip():
             raise ValueError(f"the silo name {self.name!r} must not be empty or contain '/', '.' or surrounding space")
@@ -109,6 +120,8 @@ class Silo:
         self._directory: EtcdDirectory | None = None
         self._placement = Placement("")
         self._health: HealthServer | None = None
+        self._gateway: Gateway | None = None
+        self._gateway_options = gateway
         self._loads: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._token: Token[Caller | None] | None = None
@@ -125,6 +138,10 @@ class Silo:
     def ready(self) -> bool:
         """Whether it is a member that takes messages now."""
         return self._runtime is not None and not self._stopping and self._runtime.may_act()
+
+    def _serving_runtime(self) -> Runtime | None:
+        """The engine while it can be called through this silo, also while that drains."""
+        return self._runtime if self._runtime is not None and self._runtime.may_act() else None
 
     @property
     def members(self) -> list[Member]:
@@ -147,7 +164,9 @@ class Silo:
 
     async def _start(self) -> None:
         if self._http_listen is not None:
-            self._health = HealthServer(lambda: self.ready)
+            options = self._gateway_options or GatewayOptions.from_environment()
+            self._gateway = Gateway(self._serving_runtime, options, open_to_all=self._insecure)
+            self._health = HealthServer(lambda: self.ready, [self._gateway.mount])
             self.http = await self._health.start(self._http_listen)
         self._store = await open_store(self._store_url)
         if self._etcd_endpoints is None:
@@ -159,7 +178,7 @@ class Silo:
     async def _start_alone(self, store: Store) -> None:
         era = await store.raise_era(await store.raise_era(0) + 1)
         silo = self._new_id()
-        types = [actor._type for actor in self.actors]
+        types = [actor._type for actor in self._hosted]
         self._make_runtime(store, LonelyDirectory(types, era=era, name=silo))
         await self._open_transport(silo)
         self._spawn(self.runtime.keep_agenda())
@@ -181,7 +200,7 @@ class Silo:
 
     def _make_runtime(self, store: Store, directory: Directory) -> None:
         self._runtime = Runtime(
-            self.actors,
+            self._hosted,
             directory=directory,
             transport=NoTransport(),
             store=store,
@@ -192,7 +211,11 @@ class Silo:
             if callable(actor_type.options.placement):
                 self._placement.functions[actor_type.name] = actor_type.options.placement
 
-        self._runtime.queries = {"members": self._tell_members, "actors": self._tell_actors}
+        self._runtime.queries = {
+            "members": self._tell_members,
+            "actors": self._tell_actors,
+            **open_inspection(self._runtime, self._etcd, self._keys, self._health),
+        }
 
     async def _tell_members(self, _: str) -> object:
         """For clients that do not know etcd: the members as this silo sees them."""
@@ -347,6 +370,8 @@ class Silo:
             await self.stopped.wait()
             return
         self._stopping = True
+        if self._gateway is not None:
+            self._gateway.close()
         try:
             if self._runtime is not None:
                 announcing = self._spawn(self._announce_draining())

@@ -1,0 +1,93 @@
+"""The gateway as an ASGI application: from the path of a request to what answers it."""
+
+import logging
+from collections.abc import Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from actors.errors import ActorError
+from actors.ref import current_caller
+from actors.runtime import Runtime
+from cluster.gateway.actor_channels import ActorChannels
+from cluster.gateway.body import Incoming
+from cluster.gateway.live import LiveReader
+from cluster.gateway.names import RESERVED, ROOT, check_path
+from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem, bad_request, response_for
+from cluster.gateway.security import BrowserSecurity
+from cluster.gateway.streams import Streams
+from cluster.gateway.subscription_routes import Subscriptions
+
+log = logging.getLogger("cluster.gateway")
+
+
+class Gateway:
+    """Serves ``/v1/stream/...`` for one silo.
+
+    ``runtime`` gives the silo's engine, or None while it takes no messages: then everything is answered with 503.
+    """
+
+    def __init__(
+        self, runtime: Callable[[], Runtime | None], options: GatewayOptions | None = None, *, open_to_all: bool = False
+    ) -> None:
+        self._runtime = runtime
+        self._options = options or GatewayOptions()
+        self._live = LiveReader(self._options)
+        self._streams = Streams(self._options, self._live)
+        self._channels = ActorChannels(self._options, self._live)
+        self._subscriptions = Subscriptions(self._options)
+        self._app: ASGIApp = BrowserSecurity(self._serve, self._options, open_to_all=open_to_all)
+
+    @property
+    def mount(self) -> Mount:
+        """Where it belongs in a larger application."""
+        return Mount(ROOT.rstrip("/"), self)
+
+    def close(self) -> None:
+        """Let live readers go: the silo is about to leave."""
+        self._live.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        await self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        incoming = Incoming(scope, receive)
+        request = Request(scope, incoming.receive)
+        try:
+            response = await self._answer(request)
+        except (Problem, ActorError) as error:
+            response = response_for(error)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            log.exception("%s %s could not be answered", request.method, request.url.path)
+            response = response_for(error)
+        await incoming.drain()
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        runtime = self._runtime()
+        if runtime is None:
+            raise Problem(503, "ClusterUnavailable", "this silo takes no messages now", headers={"Retry-After": "1"})
+        current_caller.set(runtime)
+        raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+        before, found, name = raw.partition(b"?")[0].partition(ROOT.encode())
+        if before or not found:  # the prefix in another spelling would be another name for the same
+            raise Problem(404, "NotFound", f"streams are under {ROOT}")
+        try:
+            path = check_path(name)
+        except ValueError as error:
+            raise bad_request(str(error)) from None
+        if path.partition("/")[0] == RESERVED:
+            return await self._subscriptions.handle(request, path.removeprefix(RESERVED).lstrip("/"))
+        channel = self._channels.find(runtime, path)
+        if channel is not None:
+            return await self._channels.handle(request, runtime, channel)
+        return await self._streams.handle(request, runtime.store, path)

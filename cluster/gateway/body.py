@@ -1,0 +1,60 @@
+"""Reading the bodies of requests."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope
+
+from cluster.gateway.problems import Problem
+
+_MOST_UNREAD = 64 * 2**20
+_PATIENCE = 5.0  # seconds for the rest of a body that nobody wants
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises ``Problem`` 413 as soon as it is known to be over the limit."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        413, "PayloadTooLarge", f"a body has at most {limit} bytes; append in parts", headers={"Connection": "close"}
+    )
+
+
+class Incoming:
+    """The ``receive`` of a request, and how much of its body was left unread.
+
+    A connection that is closed while its client still sends is reset, and then the client does not see the answer.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        names = {name for name, _ in scope["headers"]}
+        self._receive = receive
+        self._more = b"content-length" in names or b"transfer-encoding" in names
+
+    async def receive(self) -> Message:
+        """See ASGI."""
+        message = await self._receive()
+        self._more = message["type"] == "http.request" and message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Read what nobody has read, within reason."""
+        size = 0
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while self._more and size < _MOST_UNREAD:
+                    size += len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            pass

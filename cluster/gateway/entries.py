@@ -1,0 +1,127 @@
+"""Reading the entries of a stream: what is stored straight from the store, what comes from its actor."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+
+from actors import Channel, Event, actor_ref
+from actors.channel_log import read_items
+from actors.ports import Store
+from cluster.gateway.stream_state import LOG, Entry, Segment, View
+
+_AT_ONCE = 64
+_AHEAD = 16  # entries that may wait for a slow reader
+
+_entries = msgspec.msgpack.Decoder(Entry)
+
+
+async def read_entries(
+    store: Store, segments: Sequence[Segment], first: int, end: int, *, limit: int | None = None
+) -> list[bytes]:
+    """The bytes at the positions from ``first`` up to ``end``; no more when they have ``limit`` bytes or above.
+
+    Neither wakes the actor nor asks it anything. What has been erased meanwhile is missing at the end.
+    """
+    found: list[bytes] = []
+    size = 0
+    for number, segment in enumerate(segments):
+        last = min(end, segments[number + 1].first if number + 1 < len(segments) else end)
+        while first < last:
+            begin = segment.base + first - segment.first
+            at_once = min(last - first, _AT_ONCE)
+            rows = await read_items(store, segment.address, LOG, begin, begin + at_once, limit=at_once)
+            for offset, item in rows:
+                position, data, _ = _entries.decode(item.data)
+                if offset != begin or position != first:
+                    return found
+                found.append(data)
+                size += len(data)
+                first += 1
+                begin += 1
+                if limit is not None and size >= limit:
+                    return found
+            if not rows:
+                return found
+    return found
+
+
+class Tail:
+    """The entries that a channel gets from an offset on. Use it as a context manager; a slow reader slows it down."""
+
+    def __init__(self, channel: Channel, after: int) -> None:
+        self._channel = channel
+        self._after = after
+        self._came: asyncio.Queue[Entry | None] = asyncio.Queue(_AHEAD)
+        self._task: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    def entry(self, event: Event) -> Entry | None:
+        """The entry that an event of the channel tells of; None for one that tells of none."""
+        return tuple(event.data) if event.kind == "item" else None
+
+    async def _read(self) -> None:
+        try:
+            async with contextlib.aclosing(self._channel.subscribe(self._after)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    entry = self.entry(event)
+                    if entry is not None:
+                        await self._came.put(entry)
+        except Exception as error:  # for who reads to raise
+            self._failure = error
+        await self._came.put(None)
+
+    async def next(self, timeout: float) -> list[Entry]:
+        """The entries that have come, at least one. Raises ``TimeoutError``; ``EOFError`` when the stream is gone."""
+        async with asyncio.timeout(timeout):
+            came = [await self._came.get()]
+        while not self._came.empty():
+            came.append(self._came.get_nowait())
+        entries = [entry for entry in came if entry is not None]
+        if came[-1] is None:
+            self._came.put_nowait(None)  # for the next time
+            if not entries:
+                raise self._failure or EOFError
+        return entries
+
+
+class Source(Protocol):
+    """Where the entries of a stream come from."""
+
+    async def read(self, view: View, first: int, *, limit: int) -> list[bytes]:
+        """The entries from a position on, about ``limit`` bytes of them."""
+        ...
+
+    def tail(self, view: View) -> Tail:
+        """The entries behind those that the view has."""
+        ...
+
+
+class StreamSource:
+    """Free-standing streams: their entries, and those that forks share with others."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def read(self, view: View, first: int, *, limit: int) -> list[bytes]:
+        """See ``Source``."""
+        return await read_entries(self._store, view.segments, first, view.next, limit=limit)
+
+    def tail(self, view: View) -> Tail:
+        """See ``Source``."""
+        own = view.segments[-1]
+        return Tail(actor_ref(own.address).channel(LOG), own.base + view.next - own.first - 1)

@@ -1,0 +1,134 @@
+"""Live reads: long-poll, and server-sent events."""
+
+import asyncio
+import base64
+import re
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+
+from cluster.gateway import json_mode
+from cluster.gateway.cursor import next_cursor
+from cluster.gateway.entries import Source, Tail
+from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem
+from cluster.gateway.reading import Page
+from cluster.gateway.stream_state import CLOSED, GONE, Entry, View
+
+_LINE = re.compile(rb"\r\n|\r|\n")
+_HEARTBEAT = 15.0
+
+
+class LiveReader:
+    """Waits at the tail of streams for those who read them."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._options = options
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """Let every reader go; they come again, here or elsewhere, with the offset that they have."""
+        self._closing.set()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise Problem(503, "ClusterUnavailable", "this silo is leaving; try again", headers={"Retry-After": "1"})
+
+    async def poll(self, source: Source, view: View, position: int, cursor: str | None, *, wait: bool) -> Response:
+        """What is there, or comes within the timeout; 204 if nothing does. ``wait``: what is there does not count."""
+        self._check_open()
+        page = await Page.read(source, view, position, limit=self._options.max_chunk)
+        if not page.entries and not view.closed:
+            page = await self._next_page(source, page)
+        following = next_cursor(time.time(), cursor)
+        if page.entries:
+            return page.response(cache=not wait, cursor=following)
+        headers = {**page.headers, "Cache-Control": "no-store"}
+        if not page.closed:
+            headers["Stream-Cursor"] = following
+        return Response(status_code=204, headers=headers)
+
+    async def _next_page(self, source: Source, page: Page) -> Page:
+        async with source.tail(page.view) as tail:
+            try:
+                return _grown(page, await self._next(tail, self._options.long_poll_timeout))
+            except TimeoutError:
+                return page
+            except EOFError:
+                raise Problem(404, "StreamNotFound", "the stream was deleted while it was read") from None
+
+    async def _next(self, tail: Tail, timeout: float) -> list[Entry]:
+        """The next entries. Raises ``TimeoutError``, also when the gateway closes, or ``EOFError``."""
+        coming = asyncio.create_task(tail.next(timeout))
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({coming, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                raise TimeoutError
+            return coming.result()
+        finally:
+            coming.cancel()
+            closing.cancel()
+
+    def events(self, source: Source, view: View, position: int, cursor: str | None) -> Response:
+        """Server-sent events: each batch of data in one event, followed by one that says where it ends."""
+        self._check_open()
+        headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+        if not json_mode.is_text(view.content_type):
+            headers["Stream-SSE-Data-Encoding"] = "base64"
+        return StreamingResponse(
+            self._events(source, view, position, cursor), headers={**headers, "Content-Type": "text/event-stream"}
+        )
+
+    async def _events(self, source: Source, view: View, position: int, cursor: str | None) -> AsyncIterator[bytes]:
+        end = time.monotonic() + self._options.event_stream_lifetime
+        page = await Page.read(source, view, position, limit=self._options.max_chunk)
+        yield _frames(page, cursor)
+        while not page.at_tail and page.entries:
+            page = await Page.read(source, view, page.end, limit=self._options.max_chunk)
+            yield _frames(page, cursor)
+        if not page.at_tail or page.closed:
+            return
+        async with source.tail(view) as tail:
+            while not self._closing.is_set():
+                left = end - time.monotonic()
+                if left <= 0:
+                    return
+                try:
+                    page = _grown(page, await self._next(tail, min(left, _HEARTBEAT)))
+                except TimeoutError:
+                    yield b":\n\n"
+                except EOFError:
+                    return
+                else:
+                    yield _frames(page, cursor)
+                    if page.closed:
+                        return
+
+
+def _grown(page: Page, entries: list[Entry]) -> Page:
+    """The page that follows, made of entries that came. Raises ``EOFError`` if the stream is gone."""
+    data = [data for _, data, _ in entries if data]
+    if not data and entries[0][2] == GONE:
+        raise EOFError
+    end = page.end + len(data)
+    view = msgspec.structs.replace(page.view, next=end, closed=any(kind == CLOSED for _, _, kind in entries))
+    return Page(view, page.end, end, data)
+
+
+def _frames(page: Page, cursor: str | None) -> bytes:
+    """The events for a page."""
+    frames = b""
+    if page.entries:
+        body = page.body if json_mode.is_text(page.view.content_type) else base64.b64encode(page.body)
+        frames = b"event: data\n" + b"".join(b"data:" + line + b"\n" for line in _LINE.split(body)) + b"\n"
+    control: dict[str, object] = {"streamNextOffset": page.headers["Stream-Next-Offset"]}
+    if page.closed:
+        control |= {"streamClosed": True, "upToDate": True}
+    else:
+        control["streamCursor"] = next_cursor(time.time(), cursor)
+        if page.at_tail:
+            control["upToDate"] = True
+    return frames + b"event: control\ndata:" + msgspec.json.encode(control) + b"\n\n"

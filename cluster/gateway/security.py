@@ -1,0 +1,83 @@
+"""Headers that every response carries, and what browsers ask before they let a page of another origin in."""
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem, response_for
+from cluster.gateway.stream_headers import EXPOSED
+from cluster.transport.options import is_loopback
+
+_METHODS = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
+_ALLOWED = (
+    "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Stream-Seq, Stream-TTL, "
+    "Stream-Expires-At, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, Producer-Id, "
+    "Producer-Epoch, Producer-Seq"
+)
+
+
+class BrowserSecurity:
+    """Middleware: no sniffing of types, and other origins only as configured.
+
+    Unless ``open_to_all``, only names of this machine are answered to: a page whose own name resolves to this machine
+    would be of the same origin otherwise.
+    """
+
+    def __init__(self, app: ASGIApp, options: GatewayOptions, *, open_to_all: bool) -> None:
+        self._app = app
+        self._options = options
+        self._open_to_all = open_to_all
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Headers(scope=scope)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._add(MutableHeaders(scope=message), request)
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            preflight = {
+                "Access-Control-Allow-Methods": _METHODS,
+                "Access-Control-Allow-Headers": _ALLOWED,
+                "Access-Control-Max-Age": "600",
+                "Allow": _METHODS,
+            }
+            await Response(status_code=204, headers=preflight)(scope, receive, send_with_headers)
+            return
+        refused = self._refusal(scope["method"], request)
+        await (self._app if refused is None else refused)(scope, receive, send_with_headers)
+
+    def _refusal(self, method: str, request: Headers) -> Response | None:
+        """What a browser is told that was led here by a page which has no business here."""
+        host, origin = request.get("host", ""), request.get("origin")
+        if not self._open_to_all and not is_loopback(host if ":" in host.rpartition("]")[2] else f"{host}:80"):
+            return response_for(Problem(403, "NotAuthorized", "this gateway answers only under a name of this machine"))
+        allowed = self._options.cors_origins
+        if origin is None or method in ("GET", "HEAD") or "*" in allowed or origin in allowed:
+            return None
+        if origin.partition("://")[2] == host:
+            return None
+        return response_for(
+            Problem(403, "NotAuthorized", "pages of this origin may not write here; see SILO_CORS_ORIGINS")
+        )
+
+    def _add(self, headers: MutableHeaders, request: Headers) -> None:
+        options = self._options
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin" if options.cors_origins else "same-origin"
+        origin = request.get("origin")
+        if not options.cors_origins:
+            return
+        headers.add_vary_header("Origin")
+        if origin is None or not ("*" in options.cors_origins or origin in options.cors_origins):
+            return
+        headers["Access-Control-Allow-Origin"] = "*" if "*" in options.cors_origins else origin
+        headers["Access-Control-Expose-Headers"] = ", ".join(EXPOSED)
+        if options.cors_credentials:
+            headers["Access-Control-Allow-Credentials"] = "true"

@@ -1,0 +1,154 @@
+"""``/v1/stream/<name>``: the Durable Streams protocol over free-standing streams."""
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from actors.ports import Store
+from cluster.gateway.body import read_body
+from cluster.gateway.entries import StreamSource
+from cluster.gateway.live import LiveReader
+from cluster.gateway.names import ROOT, stream_key
+from cluster.gateway.offsets import NOW, START, Offset
+from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem, bad_request
+from cluster.gateway.reading import Page, cacheable
+from cluster.gateway.stream import Stream
+from cluster.gateway.stream_headers import creation_of, live_of, offset_of, write_of
+from cluster.gateway.stream_state import Code, Outcome, View
+
+PATIENCE: Final = 30.0
+"""Seconds that a request waits for its stream."""
+
+_PROBLEMS: Final[dict[Code, tuple[int, str]]] = {
+    "missing": (404, "StreamNotFound"),
+    "gone": (410, "StreamGone"),
+    "closed": (409, "StreamClosed"),
+    "conflict": (409, "StreamConflict"),
+    "invalid": (400, "BadRequest"),
+    "fenced": (403, "ProducerFenced"),
+    "gap": (409, "ProducerGap"),
+    "unreachable": (503, "ClusterUnavailable"),
+}
+
+
+class Streams:
+    """Answers the requests to one stream, whichever silo its actor lives on."""
+
+    def __init__(self, options: GatewayOptions, live: LiveReader) -> None:
+        self._options = options
+        self._live = live
+
+    async def handle(self, request: Request, store: Store, path: str) -> Response:
+        """Any request to the stream at ``path``. Raises ``Problem`` or an ``ActorError``."""
+        stream = Stream.ref(stream_key(path)).options(timeout=PATIENCE)
+        match request.method:
+            case "PUT":
+                return await self._create(request, path, stream)
+            case "POST":
+                return await self._append(request, stream)
+            case "DELETE":
+                _checked(await stream.remove())
+                return Response(status_code=204)
+            case "HEAD":
+                view = _view(_checked(await stream.look(use=False)))
+                return Response(headers={**_describe(view), "Cache-Control": "no-store"})
+            case "GET":
+                return await self._read(request, StreamSource(store), stream)
+        raise Problem(405, "MethodNotAllowed", f"a stream knows no {request.method}", headers={"Allow": METHODS})
+
+    async def _create(self, request: Request, path: str, stream: Stream) -> Response:
+        body = await read_body(request, self._options.max_body)
+        wanted = creation_of(path, request.headers, body)
+        outcome = await stream.create(wanted)
+        while outcome.code == "again":
+            outcome = await stream.create(wanted)
+        view = _view(_checked(outcome))
+        headers = {**_place(view), "Content-Type": view.content_type}
+        if outcome.code != "created":
+            return Response(headers=headers)
+        return Response(status_code=201, headers={**headers, "Location": root_of(request) + quote(path)})
+
+    async def _append(self, request: Request, stream: Stream) -> Response:
+        write = write_of(request.headers, await read_body(request, self._options.max_body))
+        outcome = _checked(await stream.append(write), received=write.producer)
+        headers = _place(_view(outcome))
+        if outcome.epoch is not None:
+            headers |= {"Producer-Epoch": str(outcome.epoch), "Producer-Seq": str(outcome.seq)}
+        told = write.producer is not None and write.body and outcome.code == "ok"
+        return Response(status_code=200 if told else 204, headers=headers)
+
+    async def _read(self, request: Request, source: StreamSource, stream: Stream) -> Response:
+        live, offset = live_of(request.query_params), offset_of(request.query_params)
+        view = _view(_checked(await stream.look(use=True)))
+        position = position_of(offset, view)
+        cursor = request.query_params.get("cursor")
+        if live == "sse":
+            return self._live.events(source, view, position, cursor)
+        if live == "long-poll":
+            return await self._live.poll(source, view, position, cursor, wait=offset == NOW)
+        page = await Page.read(source, view, position, limit=self._options.max_chunk)
+        if offset == NOW:
+            return page.response(cache=False)
+        return cacheable(request, page)
+
+
+def root_of(request: Request) -> str:
+    """The URL of all streams, as the client calls it."""
+    return f"{request.url.scheme}://{request.url.netloc}{ROOT}"
+
+
+METHODS: Final = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
+
+
+def position_of(offset: Offset | str | None, view: View) -> int:
+    """The position of an offset in a stream. Raises ``Problem`` for one that is not within it."""
+    if offset is None or offset == START:
+        return 0
+    if offset == NOW:
+        return view.next
+    assert isinstance(offset, Offset)
+    if offset.generation < view.born and offset != Offset(0, 0):
+        raise Problem(410, "OffsetGone", f"the offset {offset} is of a stream that had this name before")
+    if offset.generation > view.generation or offset.position > view.next:
+        raise bad_request(f"the offset {offset} is beyond the tail of the stream", name="OffsetBeyondTail")
+    return offset.position
+
+
+def _checked(outcome: Outcome, *, received: tuple[str, int, int] | None = None) -> Outcome:
+    found = _PROBLEMS.get(outcome.code)
+    if found is None:
+        return outcome
+    status, name = found
+    headers: dict[str, str] = {}
+    if outcome.code == "closed" and outcome.view is not None:
+        headers = _place(outcome.view)
+    elif outcome.code == "fenced":
+        headers = {"Producer-Epoch": str(outcome.epoch)}
+    elif outcome.code == "gap" and received is not None:
+        headers = {"Producer-Expected-Seq": str(outcome.seq), "Producer-Received-Seq": str(received[2])}
+    elif outcome.code == "unreachable":
+        headers = {"Retry-After": "1"}
+    raise Problem(status, name, outcome.detail, headers=headers)
+
+
+def _view(outcome: Outcome) -> View:
+    assert outcome.view is not None
+    return outcome.view
+
+
+def _place(view: View) -> dict[str, str]:
+    headers = {"Stream-Next-Offset": str(Offset(view.generation, view.next))}
+    return headers | ({"Stream-Closed": "true"} if view.closed else {})
+
+
+def _describe(view: View) -> Mapping[str, str]:
+    headers = {"Content-Type": view.content_type, **_place(view)}
+    if view.lifetime.ttl is not None:
+        headers["Stream-TTL"] = str(view.lifetime.ttl)
+    if view.lifetime.expires_at:
+        headers["Stream-Expires-At"] = view.lifetime.expires_at
+    return headers
