@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from actors import arriving, failure, leaving
+from actors.builtin import OWN
 from actors.context import current_turn
 from actors.durable import Durable
 from actors.envelope import Request
@@ -120,7 +121,7 @@ def _restore(activation: "Activation", rows: Iterable[tuple[bytes, Pending]], du
             turn.accepted()
         elif turn.request.number:  # its sender tries again
             turn.refuse(ClusterUnavailable(f"{turn.where}: not accepted"))
-        elif turn.answerable:
+        elif turn.request.handler not in OWN:  # reminders fire again, timers are gone
             durable.inbox.add(turn)
             activation._mailbox.put(turn, beyond_limit=True)
             activation._admit(turn)

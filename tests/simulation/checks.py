@@ -17,6 +17,7 @@ from tests.simulation.subjects import DURABLE, STORED, kind_of
 EXCUSES = (
     "not delivered",  # nobody could be reached for long
     "could not be loaded",  # the store is away
+    "could not be stored",  # likewise
     "not accepted",  # likewise
     "cannot be read now",  # likewise
     "closed here",  # the silo of the calling turn has stopped

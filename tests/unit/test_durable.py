@@ -9,6 +9,7 @@ import pytest
 from actors import (
     Actor,
     ActorFailed,
+    ClusterUnavailable,
     ConnectionLost,
     IdempotencyKeyReused,
     MailboxFull,
@@ -433,3 +434,31 @@ async def test_keys_and_answers_are_kept_for_the_retention_time_and_no_longer(
     kept = [row.message_id for row in messages(store, "keeper-1") if isinstance(row, Done)]
     assert "m1" not in kept
     assert await soon(keyed.ask("x")) == 3
+
+
+async def test_a_stream_that_waits_is_carried_over_a_failed_commit(start: Start, store: ScriptedStore) -> None:
+    class Pourer(Actor):
+        state: Log
+
+        @handler
+        async def change(self) -> None:
+            await Keeper.gate.wait()
+            self.state.seen.append(1)
+
+        @handler
+        async def pour(self) -> Any:
+            yield len(self.state.seen)
+
+    start(Pourer, store=store)
+    ref = actor_ref("pourer-1")
+    assert [item async for item in ref.pour.stream()] == [0]
+    changing = asyncio.ensure_future(ref.change())
+    await settle()
+    stream = ref.pour.stream()
+    pouring = asyncio.ensure_future(anext(stream))
+    await settle()
+    store.refusals.append(StoreUnavailable("disk full"))
+    Keeper.gate.set()
+    with pytest.raises(ClusterUnavailable, match="disk full"):
+        await soon(changing)
+    assert await soon(pouring) == 0
