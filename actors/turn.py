@@ -13,7 +13,7 @@ from actors.builtin import OWN, SUBSCRIBE, TIMER
 from actors.context import Context, current_turn
 from actors.effects import Effects
 from actors.envelope import Accepted, End, Envelope, Failure, Item, Mode, Reply, Request, item_cost
-from actors.errors import ActorError, PayloadTooLarge, SerializationFailed, Timeout
+from actors.errors import ActorError, OutcomeUnknown, PayloadTooLarge, SerializationFailed, Timeout
 from actors.handler import HandlerSpec, Lane
 from actors.journal import Journal, current_step
 from actors.reminders import Due
@@ -461,8 +461,10 @@ class Turn:
 
     def answer_again(self, answer: Reply | Failure | None) -> None:
         """The message was settled before: its sender gets the answer of then."""
-        if self.request.mode is Mode.SEND or answer is None:
+        if self.request.mode is Mode.SEND:
             self.accepted()
+        elif answer is None:
+            self.refuse(OutcomeUnknown(f"{self.where}: the message ran, and its answer is not kept any more"))
         else:
             self.origin.send(msgspec.structs.replace(answer, id=self.request.id, recorded=not self.request.key))
 
