@@ -84,7 +84,7 @@ class PostgresWriter:
         """Queue an operation that carries so many bytes. Cancelling the future does not take it back."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         job = _Job(operation, size, self._loop.time(), answer)
-        if self._just_refused & _addresses([job]):
+        if not isinstance(operation, Open) and self._just_refused & _addresses([job]):
             _resolve(answer, _behind(job))  # whoever was refused has not had its turn yet
         else:
             self._queue.append(job)

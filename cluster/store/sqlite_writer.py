@@ -21,7 +21,7 @@ from actors.ports import StoreUnavailable
 from cluster.store import sqlite_schema
 from cluster.store.errors import UnusableStore
 from cluster.store.file_lock import FileLock
-from cluster.store.operations import Answer, Operation, Outcome, RaiseEra, check
+from cluster.store.operations import Answer, Open, Operation, Outcome, RaiseEra, check
 from cluster.store.sqlite_calls import explain, resolve, tell
 from cluster.store.sqlite_group import apply
 from cluster.store.sqlite_schema import is_busy, may_pass, refuse_foreign, when_free
@@ -181,6 +181,9 @@ class SqliteWriter:
 
     def _follows_refusal(self, job: _Job) -> bool:
         if not self._refused or isinstance(job.operation, RaiseEra) or job.operation.address not in self._refused:
+            return False
+        if isinstance(job.operation, Open):  # it builds on nothing
+            self._refused.discard(job.operation.address)
             return False
         reason = "an earlier operation of this actor was refused, and this one was already under way"
         self._report([(job.answer, StoreUnavailable(f"{job.operation.address}: {reason}"))])

@@ -244,15 +244,15 @@ async def fill_and_free(folder):
                 else:
                     await clumsy.write.send(text)
             except ClusterUnavailable as error:  # certainly not
-                say(str(error))
+                assert "the disk is full" in str(error), error
                 refused.append(text)
             except Timeout:  # it waits behind one that was accepted and cannot be committed
                 maybe.append(text)
             else:
                 told.append(text)
-            if len(refused) + len(maybe) == 2:
+            if refused or maybe:  # no more, for what was accepted is tried again with growing pauses
                 break
-        assert refused, "the disk never was full"
+        assert refused or maybe, "the disk never was full"
         os.unlink(folder + "/ballast")
         found = await clumsy.write("last")
         assert [text for text in found if text not in maybe] == [*told, "last"], [text[:9] for text in found]
@@ -270,7 +270,7 @@ def test_a_full_disk_fails_turns_and_loses_nothing(tmp_path: Path) -> None:
         run_python("", prefix=prefix)
     except (AssertionError, OSError):
         pytest.skip("mounting a small file system is not allowed here")
-    assert "the disk is full" in run_python(FULL_DISK, tmp_path, prefix=prefix)
+    run_python(FULL_DISK, tmp_path, prefix=prefix)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import pytest
 
 from actors import actor_ref
+from actors.channel import Event
 from actors.records import JOURNAL, MESSAGE, OUTBOX, Done, message_rows
 from cluster.client import Client
 from cluster.store import open_store
@@ -99,7 +101,7 @@ class Scene:
 
     async def follow(self, client: Client, channel: str, count: int) -> list[tuple[int, Any, str]]:
         async with aclosing(actor_ref(self.worker).channel(channel).subscribe()) as events:  # type: ignore[type-var]
-            return [tuple(event) async for event, _ in _first(events, count)]
+            return [tuple(event) async for event in _first(events, count)]
 
     async def check(self, job: str) -> None:
         case, worker = self.case, actor_ref(self.worker)
@@ -140,10 +142,10 @@ class Scene:
             await store.close()
 
 
-async def _first(events: Any, count: int) -> Any:
+async def _first(events: AsyncIterator[Event], count: int) -> AsyncIterator[Event]:
     number = 0
     async for event in events:
-        yield event, number
+        yield event
         number += 1
         if number == count:
             return

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 from actors import actor_ref
 from cluster.etcd import EtcdServer
 from examples.local_model import local_model
@@ -55,6 +57,7 @@ class CountingProxy:
                     await writer.drain()
 
 
+@pytest.mark.timeout(120)  # most of it is the start of the model
 async def test_the_model_is_asked_for_the_rest_only(etcd_server: EtcdServer, tmp_path: Path) -> None:
     address = "writer-n1.1"
     with nursery(tmp_path, apps=["tests.durable.app", "tests.durable.writer"]) as found:
@@ -81,7 +84,7 @@ async def test_the_model_is_asked_for_the_rest_only(etcd_server: EtcdServer, tmp
     journaled = MOST_TOKENS - rest["max_tokens"]
     assert 5 <= journaled <= proxy.pieces[0]
     assert rest["prompt"] == (first["prompt"] + "".join(pieces[:journaled])).rstrip()
-    assert len(pieces) == journaled + proxy.pieces[1]  # every token that was paid for a second time would show here
+    assert journaled < len(pieces) <= journaled + proxy.pieces[1]  # the writer may stop at the end of a sentence
 
 
 async def read_until(address: str, written: asyncio.Event) -> list[tuple[int, str, str]]:
