@@ -208,6 +208,9 @@ class Activation:
         return self._timers
 
     def _run_beside(self, turn: Turn) -> None:
+        if turn.left and turn.spec.name == SUBSCRIBE:  # its reader left while it waited: it would read for ever
+            self.durable_side.inbox.remove(turn)
+            return
         if self._beside is None:
             self._beside = {}
         self._beside[turn] = None

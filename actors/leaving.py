@@ -98,10 +98,21 @@ def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None
             activation._carried = [*activation._carried, other]
         else:
             other.refuse(error)
+    if hopeless and isinstance(error, ClusterUnavailable):
+        _refuse_unaccepted(activation, error)
     if moved:
         activation.runtime.hand_on(elsewhere, bounce=True, began=True, lost=True)
         activation.runtime.hand_on(activation._waiting_turns(), bounce=True)
     activation.runtime.spawn(leave(activation, taken_over=moved))
+
+
+def _refuse_unaccepted(activation: "Activation", error: ActorError) -> None:
+    """The store refuses again and again: senders of what is not stored hear of it, and do not wait for better times."""
+    waiting = [*activation._carried, *activation._mailbox.drain()]
+    unaccepted = [turn for turn in waiting if turn.request.mode is Mode.SEND and not turn.said]
+    activation._carried = [turn for turn in waiting if turn not in unaccepted]
+    for turn in unaccepted:
+        turn.refuse(error)
 
 
 async def leave(
