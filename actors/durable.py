@@ -224,7 +224,7 @@ class Durable:
         if not turns:
             return
         put: dict[bytes, bytes] = {}
-        for turn in [*self._asked_before(turns[0]), *turns]:
+        for turn in [*self._asked_before(turns[-1]), *turns]:
             self._put_message(put, turn)
         if await self._activation.write(self.compose(put=put)):
             for turn in turns:

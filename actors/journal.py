@@ -139,6 +139,7 @@ class Journal:
         elapsed = self._elapsed()
         if once:
             await self._write(path, Started(label, elapsed))
+        self._turn.check_runs()
         step = Step(path, Effects())
         token = current_step.set(step)
         try:
@@ -169,6 +170,7 @@ class Journal:
                     raise
                 self._turn.activation.actor.log.warning("a step will be tried again in %g s: %r", pause, error)
             await asyncio.sleep(pause)
+            self._turn.check_runs()
             pause = min(pause * retry.factor, retry.longest)
         raise AssertionError
 
@@ -228,6 +230,7 @@ class Journal:
         elapsed = self._elapsed()
         if chunks and resume is None:
             writer.start_anew(chunks)
+        self._turn.check_runs()
         source = start(*args) if not chunks or resume is None else resume(deltas, *args)
         try:
             if inspect.isawaitable(source):

@@ -205,7 +205,13 @@ class Turn:
         return self._journal.keys if self._journal is not None else []
 
     def check_runs(self) -> None:
-        """Raise ``CancelledError`` if it may have no effect any more."""
+        """Raise ``CancelledError`` if it may have no effect any more.
+
+        Also where the silo has slept through its lease and does not know yet: whatever comes next would be done twice.
+        """
+        runtime = self.activation.runtime
+        if not runtime.may_act():
+            runtime.stop_acting()
         if self.ended or not self.activation.runs(self):
             raise asyncio.CancelledError(f"{self.where}: the turn is over, or was given up")
 

@@ -242,11 +242,11 @@ async def fill_and_free(folder):
                 if number % 2:
                     await clumsy.options(timeout=1).write(text)
                 else:
-                    await clumsy.write.send(text)
+                    await clumsy.options(timeout=1).write.send(text)
             except ClusterUnavailable as error:  # certainly not
                 assert "the disk is full" in str(error), error
                 refused.append(text)
-            except Timeout:  # it waits behind one that was accepted and cannot be committed
+            except Timeout:  # it is tried again until it can be stored
                 maybe.append(text)
             else:
                 told.append(text)

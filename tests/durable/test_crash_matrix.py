@@ -21,6 +21,8 @@ from tests.durable.faults import notes
 _numbers = itertools.count(1)
 TEXT = "".join(DELTAS)
 
+EITHER = (1, 2)  # it is due at once, and its turn may run when the silo is killed
+
 
 class Case(NamedTuple):
     """Where a silo is killed, and what is seen of that: how often bodies run, and what the turn learns of ``bill``."""
@@ -30,7 +32,7 @@ class Case(NamedTuple):
     plan: tuple[int, ...] = (1,)
     bill: int = 1
     interrupted: bool = False
-    reminders: int = 1
+    reminders: tuple[int, ...] = (1,)
     of: str = "worker"
 
 
@@ -53,15 +55,15 @@ ASKED = [
     Case("turn ends"),
     Case("before turn"),
     Case("after turn"),
-    Case("before reply"),
-    Case("before delivery"),
-    Case("before delivery", 4),
-    Case("before removal"),
-    Case("after removal"),
+    Case("before reply", reminders=EITHER),
+    Case("before delivery", reminders=EITHER),
+    Case("before delivery", 4, reminders=EITHER),
+    Case("before removal", reminders=EITHER),
+    Case("after removal", reminders=EITHER),
     Case("before inbox $reminder"),
     Case("after inbox $reminder"),
-    Case("in reminder", reminders=2),
-    Case("before turn", 2, reminders=2),
+    Case("in reminder", reminders=(2,)),
+    Case("before turn", 2, reminders=(2,)),
     Case("after turn", 2),
     Case("before turn", of="ledger"),
     Case("after turn", of="ledger"),
@@ -78,7 +80,7 @@ SENT = [
     Case("after deltas draft", 3),
     Case("before turn"),
     Case("after turn"),
-    Case("before removal"),
+    Case("before removal", reminders=EITHER),
     Case("after inbox $reminder"),
 ]
 
@@ -101,7 +103,7 @@ class Scene:
 
     async def follow(self, client: Client, channel: str, count: int) -> list[tuple[int, Any, str]]:
         async with aclosing(actor_ref(self.worker).channel(channel).subscribe()) as events:  # type: ignore[type-var]
-            return [tuple(event) async for event in _first(events, count)]
+            return [(event.offset, event.data, event.kind) async for event in _first(events, count)]
 
     async def check(self, job: str) -> None:
         case, worker = self.case, actor_ref(self.worker)
@@ -122,7 +124,7 @@ class Scene:
         assert noted[f"{self.worker} plan {job}"] in case.plan
         assert noted[f"{self.worker} bill {job}"] == case.bill
         assert noted[f"{self.worker} start {job}"] == (2 if case.point == "at d0 " else 1)
-        assert noted[f"{self.worker} reminder"] == case.reminders
+        assert noted[f"{self.worker} reminder"] in case.reminders
 
     def result(self, job: str) -> str:
         return f"plan of {job}|{'interrupted' if self.case.interrupted else f'bill of {job}'}|{TEXT}"

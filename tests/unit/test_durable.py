@@ -462,3 +462,21 @@ async def test_a_stream_that_waits_is_carried_over_a_failed_commit(start: Start,
     with pytest.raises(ClusterUnavailable, match="disk full"):
         await soon(changing)
     assert await soon(pouring) == 0
+
+
+async def test_a_request_between_two_sends_keeps_its_place_over_a_crash(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    first = start(Keeper, store=store)
+    ref = actor_ref("keeper-1")
+    running = asyncio.ensure_future(ref.slowly("running"))
+    await settle()
+    calls = [asyncio.ensure_future(call) for call in (ref.send("a"), ref.ask("b"), ref.send("c"))]
+    await soon(asyncio.gather(calls[0], calls[2]))
+    first.vanish()
+    gate.set()
+    await revived(start, store)
+    await until(lambda: len((store.state_of("keeper-1") or {"seen": []})["seen"]) == 4, "all of them")
+    assert store.state_of("keeper-1")["seen"] == ["running", "a", "b", "c"]
+    for call in (running, *calls):
+        call.cancel()
