@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -74,3 +75,12 @@ def check_key(key: str, address: str | None = None) -> str:
 def type_name_of(class_name: str) -> str:
     """The default actor type of a class: its name in snake_case (``ResearchAgent`` -> ``research_agent``)."""
     return _WORD_START.sub("_", class_name).lower().lstrip("_")
+
+
+OWN_TYPES: set[str] = set()
+"""Types that the platform hosts for itself: users are not told of them."""
+
+
+def listed(types: Iterable[str]) -> str:
+    """The types that a user can mean, for messages and tables."""
+    return ", ".join(sorted(set(types) - OWN_TYPES)) or "none"

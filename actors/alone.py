@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
+from actors.address import listed
 from actors.errors import ClusterUnavailable, UnknownActorType
 from actors.ports import Fenced, Link, Route
 
@@ -36,7 +37,7 @@ class LonelyDirectory:
         """Everything lives here."""
         type_name = address.partition("-")[0]
         if type_name not in self._types:
-            known = ", ".join(self._types) or "none"
+            known = listed(self._types)
             raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
         if not self.open:
             raise ClusterUnavailable(f"{address}: {self._silo} is shutting down")

@@ -13,7 +13,7 @@ import msgspec
 from actors import codec, failure
 from actors.activation import Activation
 from actors.actor import Actor, ActorType
-from actors.address import is_address, parse_address
+from actors.address import is_address, listed, parse_address
 from actors.agenda import Agenda
 from actors.builtin import PUBLISH
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
@@ -296,6 +296,8 @@ class Runtime:
 
     def on_envelopes(self, link: Link, envelopes: list[Envelope]) -> None:
         """Envelopes have arrived. See ``LinkHandler``."""
+        if self.closed:
+            return  # the links end next: their other sides ask elsewhere what they ask now
         for envelope in envelopes:
             kind = type(envelope)
             try:
@@ -441,7 +443,7 @@ class Runtime:
         type_name = address.partition("-")[0]
         actor_type = self.types.get(type_name)
         if actor_type is None:
-            known = ", ".join(self.directory.types()) or "none"
+            known = listed(self.directory.types())
             raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
         if self.draining or self.closed:
             raise ClusterUnavailable(f"{address}: {self.directory.silo} is shutting down")

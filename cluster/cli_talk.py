@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from actors.address import listed
 from actors.errors import Rejected
 from actors.ref import RemoteHandler
 from cluster.cli_connect import Main, connected, parse_ref
@@ -31,7 +32,13 @@ def ps(*, as_json: AsJson = False) -> Main:
         for member in members:
             labels = ",".join(f"{key}={value}" for key, value in member.labels.items())
             status = "draining" if member.draining else "up"
-            row = (member.name, member.endpoint, member.http or "-", str(member.load), ",".join(member.types))
+            row = (
+                member.name,
+                member.endpoint,
+                member.http or "-",
+                str(member.load),
+                listed(member.types).replace(", ", ","),
+            )
             rows.append((*row, labels or "-", status))
         print_table(("NAME", "GRPC", "HTTP", "ACTORS", "TYPES", "LABELS", "STATUS"), rows)
 

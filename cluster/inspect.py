@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from actors import codec, records, state_delta
-from actors.address import parse_address
+from actors.address import listed, parse_address
 from actors.channel_log import read_items
 from actors.envelope import Mode, Request
 from actors.errors import ClusterUnavailable, Rejected, UnknownActorType
@@ -370,7 +370,7 @@ class Inspector:
         """Raise ``UnknownActorType`` unless a live silo hosts the type."""
         types = self._runtime.directory.types()
         if type_name not in types:
-            known = ", ".join(types) or "none"
+            known = listed(types)
             raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
 
     def _options(self, type_name: str) -> dict[str, object] | None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
+from actors.address import listed
 from actors.errors import ClusterUnavailable, UnknownActorType
 from cluster.member import Member
 
@@ -36,7 +37,7 @@ class Placement:
         if not hosting:
             if not members:
                 raise ClusterUnavailable(f"{address}: no silo is a member of the cluster")
-            known = ", ".join(sorted({name for member in members.values() for name in member.types})) or "none"
+            known = listed(name for member in members.values() for name in member.types)
             raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
         candidates = [member for member in hosting if not member.draining]
         if not candidates:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from actors import Actor
+from actors.address import OWN_TYPES
 from cluster.gateway.index import StreamIndex
 from cluster.gateway.stream import Stream
 from cluster.gateway.subscription import Subscription
@@ -11,6 +12,8 @@ from cluster.gateway.webhook import WebhookCourier
 from cluster.gateway.webhook_keys import WebhookKeys
 
 BUILTIN: Final[tuple[type[Actor], ...]] = (Stream, StreamIndex, Subscription, WebhookCourier, WebhookKeys)
+
+OWN_TYPES.update(actor._type for actor in BUILTIN)
 
 
 def check_types(actors: Iterable[type[Actor]]) -> None:
