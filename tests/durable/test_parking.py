@@ -100,7 +100,7 @@ async def test_an_ask_that_journals_nothing_is_not_repeated_for_ever(cluster: Cl
     async with cluster.attended(), cluster.client(), asyncio.timeout(50):
         with pytest.raises(OutcomeUnknown):
             await actor_ref(address).bad_at_once()
-        assert cluster.kills - before <= 7  # its attempts, and who was killed while it took one over
+        assert cluster.kills - before <= 7  # caller and gateway count each for itself; mostly 6
         faults.forget_plans(cluster.folder)
         await actor_ref(address).good("good")
         assert await actor_ref(address).read() == ["good"]
