@@ -1,7 +1,7 @@
-"""The HTTP gateway of a silo: the Durable Streams protocol, complete, at ``/v1/stream/``."""
+"""The HTTP gateway of a silo: messages to actors, their channels, chat clients, Durable Streams."""
 
 from cluster.gateway.app import Gateway
-from cluster.gateway.builtin_actors import BUILTIN, check_types
 from cluster.gateway.options import GatewayOptions
+from cluster.gateway.streams.builtin_actors import BUILTIN, check_types
 
 __all__ = ["BUILTIN", "Gateway", "GatewayOptions", "check_types"]

@@ -11,15 +11,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from actors.errors import ActorError
 from actors.ref import current_caller
 from actors.runtime import Runtime
-from cluster.gateway.actor_channels import ActorChannels
 from cluster.gateway.body import Incoming
-from cluster.gateway.live import LiveReader
-from cluster.gateway.names import RESERVED, ROOT, check_path
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request, response_for
 from cluster.gateway.security import BrowserSecurity
-from cluster.gateway.streams import Streams
-from cluster.gateway.subscription_routes import Subscriptions
+from cluster.gateway.streams.actor_channels import ActorChannels
+from cluster.gateway.streams.free_standing import Streams
+from cluster.gateway.streams.live import LiveReader
+from cluster.gateway.streams.names import RESERVED, ROOT, check_path
+from cluster.gateway.streams.subscription_routes import Subscriptions
 
 log = logging.getLogger("cluster.gateway")
 

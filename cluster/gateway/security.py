@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, response_for
-from cluster.gateway.stream_headers import EXPOSED
+from cluster.gateway.streams.stream_headers import EXPOSED
 from cluster.transport.options import is_loopback
 
 _METHODS = "GET, HEAD, PUT, POST, DELETE, OPTIONS"

@@ -4,7 +4,7 @@ import pytest
 
 from cluster import Silo
 from cluster.gateway import GatewayOptions
-from cluster.gateway.cursor import next_cursor
+from cluster.gateway.streams.cursor import next_cursor
 from tests.gateway.http_client import Gateway
 
 

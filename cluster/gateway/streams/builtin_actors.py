@@ -5,11 +5,11 @@ from typing import Final
 
 from actors import Actor
 from actors.address import OWN_TYPES
-from cluster.gateway.index import StreamIndex
-from cluster.gateway.stream import Stream
-from cluster.gateway.subscription import Subscription
-from cluster.gateway.webhook import WebhookCourier
-from cluster.gateway.webhook_keys import WebhookKeys
+from cluster.gateway.streams.index import StreamIndex
+from cluster.gateway.streams.stream import Stream
+from cluster.gateway.streams.subscription import Subscription
+from cluster.gateway.streams.webhook import WebhookCourier
+from cluster.gateway.streams.webhook_keys import WebhookKeys
 
 BUILTIN: Final[tuple[type[Actor], ...]] = (Stream, StreamIndex, Subscription, WebhookCourier, WebhookKeys)
 

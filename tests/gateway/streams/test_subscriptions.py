@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from actors import actor_ref
 from cluster import Silo
-from cluster.gateway.index import matches
-from cluster.gateway.stream import Stream
-from cluster.gateway.webhook_keys import keys_address
-from cluster.gateway.webhook_url import Target, UnsafeUrl, check_url, resolve
+from cluster.gateway.streams.index import matches
+from cluster.gateway.streams.stream import Stream
+from cluster.gateway.streams.webhook_keys import keys_address
+from cluster.gateway.streams.webhook_url import Target, UnsafeUrl, check_url, resolve
 from tests.cluster.waiting import eventually
 from tests.gateway.http_client import Gateway, Response
-from tests.gateway.receiver import receiving
+from tests.gateway.streams.receiver import receiving
 
 JSON = {"Content_Type": "application/json"}
 SUB = "__ds/subscriptions/s"

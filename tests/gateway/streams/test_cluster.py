@@ -11,9 +11,9 @@ from actors import Actor
 from cluster import Silo
 from cluster.etcd import EtcdServer
 from cluster.gateway import GatewayOptions
-from cluster.gateway.names import stream_address
-from cluster.gateway.stream import Stream
-from cluster.gateway.stream_state import View
+from cluster.gateway.streams.names import stream_address
+from cluster.gateway.streams.stream import Stream
+from cluster.gateway.streams.stream_state import View
 from tests.cluster.house import House
 from tests.cluster.waiting import eventually
 from tests.gateway.http_client import Gateway

@@ -4,11 +4,11 @@ import time
 from typing import NamedTuple
 
 from actors import Actor, ActorError, actor_ref, handler
-from cluster.gateway import json_mode, producers
-from cluster.gateway.entries import read_entries
-from cluster.gateway.names import index_address
-from cluster.gateway.offsets import Offset, parse_offset
-from cluster.gateway.stream_state import (
+from cluster.gateway.streams import json_mode, producers
+from cluster.gateway.streams.entries import read_entries
+from cluster.gateway.streams.names import index_address
+from cluster.gateway.streams.offsets import Offset, parse_offset
+from cluster.gateway.streams.stream_state import (
     CLOSED,
     DATA,
     GONE,

@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from cluster.gateway.index import matches
+from cluster.gateway.streams.index import matches
 
 
 class SubscriptionConfig(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 import msgspec
 
 from actors import Actor, actor_ref, handler
-from cluster.gateway.names import stream_address
+from cluster.gateway.streams.names import stream_address
 
 
 class IndexState(msgspec.Struct):

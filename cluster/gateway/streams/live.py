@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from cluster.gateway import json_mode
-from cluster.gateway.cursor import next_cursor
-from cluster.gateway.entries import Source, Tail
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
-from cluster.gateway.reading import Page
-from cluster.gateway.stream_state import CLOSED, GONE, Entry, View
+from cluster.gateway.streams import json_mode
+from cluster.gateway.streams.cursor import next_cursor
+from cluster.gateway.streams.entries import Source, Tail
+from cluster.gateway.streams.reading import Page
+from cluster.gateway.streams.stream_state import CLOSED, GONE, Entry, View
 
 _LINE = re.compile(rb"\r\n|\r|\n")
 _HEARTBEAT = 15.0

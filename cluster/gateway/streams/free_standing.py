@@ -9,16 +9,16 @@ from starlette.responses import Response
 
 from actors.ports import Store
 from cluster.gateway.body import read_body
-from cluster.gateway.entries import StreamSource
-from cluster.gateway.live import LiveReader
-from cluster.gateway.names import ROOT, stream_key
-from cluster.gateway.offsets import NOW, START, Offset
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
-from cluster.gateway.reading import Page, cacheable
-from cluster.gateway.stream import Stream
-from cluster.gateway.stream_headers import creation_of, live_of, offset_of, write_of
-from cluster.gateway.stream_state import Code, Outcome, View
+from cluster.gateway.streams.entries import StreamSource
+from cluster.gateway.streams.live import LiveReader
+from cluster.gateway.streams.names import ROOT, stream_key
+from cluster.gateway.streams.offsets import NOW, START, Offset
+from cluster.gateway.streams.reading import Page, cacheable
+from cluster.gateway.streams.stream import Stream
+from cluster.gateway.streams.stream_headers import creation_of, live_of, offset_of, write_of
+from cluster.gateway.streams.stream_state import Code, Outcome, View
 
 PATIENCE: Final = 30.0
 """Seconds that a request waits for its stream."""

@@ -9,7 +9,7 @@ import msgspec
 
 from actors import Actor, handler
 from actors.errors import Rejected
-from cluster.gateway.names import KEYS
+from cluster.gateway.streams.names import KEYS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -13,9 +13,9 @@ import msgspec
 
 from actors import Actor, actor_ref, handler
 from actors.errors import ActorError
-from cluster.gateway.subscription_state import Delivery
-from cluster.gateway.webhook_keys import Signature, keys_address
-from cluster.gateway.webhook_url import Target, UnsafeUrl, check_url, resolve
+from cluster.gateway.streams.subscription_state import Delivery
+from cluster.gateway.streams.webhook_keys import Signature, keys_address
+from cluster.gateway.streams.webhook_url import Target, UnsafeUrl, check_url, resolve
 
 log = logging.getLogger("cluster.gateway")
 

@@ -8,9 +8,9 @@ import pytest
 
 from actors.ports import Store
 from cluster import Silo
-from cluster.gateway.names import stream_address, stream_key
-from cluster.gateway.stream import Stream
-from cluster.gateway.stream_state import Creation, Write
+from cluster.gateway.streams.names import stream_address, stream_key
+from cluster.gateway.streams.stream import Stream
+from cluster.gateway.streams.stream_state import Creation, Write
 from tests.cluster.waiting import eventually
 from tests.gateway.http_client import Gateway
 
@@ -140,7 +140,7 @@ async def test_nothing_is_left_when_the_last_fork_of_a_chain_goes(silo: Silo, ga
 async def test_two_streams_that_are_forked_from_each_other_are_both_refused(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.gateway.stream.RESERVE_LIMIT", 0.3)
+    monkeypatch.setattr("cluster.gateway.streams.stream.RESERVE_LIMIT", 0.3)
     both = await asyncio.gather(
         gateway.put("x", Stream_Forked_From="/v1/stream/y"), gateway.put("y", Stream_Forked_From="/v1/stream/x")
     )

@@ -11,7 +11,7 @@ import msgspec
 from actors import Channel, Event, actor_ref
 from actors.channel_log import read_items
 from actors.ports import Store
-from cluster.gateway.stream_state import LOG, Entry, Segment, View
+from cluster.gateway.streams.stream_state import LOG, Entry, Segment, View
 
 _AT_ONCE = 64
 _AHEAD = 16  # entries that may wait for a slow reader

@@ -11,10 +11,10 @@ from urllib.parse import quote
 import msgspec
 
 from actors import Actor, actor_ref, handler
-from cluster.gateway.names import COURIER, INDEX, INDEX_PARTS, RESERVED, stream_address
-from cluster.gateway.offsets import START, Offset
-from cluster.gateway.stream_state import Outcome, Write
-from cluster.gateway.subscription_state import (
+from cluster.gateway.streams.names import COURIER, INDEX, INDEX_PARTS, RESERVED, stream_address
+from cluster.gateway.streams.offsets import START, Offset
+from cluster.gateway.streams.stream_state import Outcome, Write
+from cluster.gateway.streams.subscription_state import (
     Ack,
     Delivery,
     Grasp,

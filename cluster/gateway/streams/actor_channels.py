@@ -16,17 +16,17 @@ from actors.errors import NotAuthorized
 from actors.ports import Store
 from actors.records import CHANNEL, FLOOR, ChannelHead, ChannelItem
 from actors.runtime import Runtime
-from cluster.gateway import json_mode
 from cluster.gateway.body import read_body
-from cluster.gateway.entries import Tail
-from cluster.gateway.live import LiveReader
-from cluster.gateway.names import BUILTIN_TYPES
-from cluster.gateway.offsets import NOW, START, Offset
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
-from cluster.gateway.reading import Page, cacheable
-from cluster.gateway.stream_headers import live_of, offset_of
-from cluster.gateway.stream_state import DATA, Entry, Lifetime, View
+from cluster.gateway.streams import json_mode
+from cluster.gateway.streams.entries import Tail
+from cluster.gateway.streams.live import LiveReader
+from cluster.gateway.streams.names import BUILTIN_TYPES
+from cluster.gateway.streams.offsets import NOW, START, Offset
+from cluster.gateway.streams.reading import Page, cacheable
+from cluster.gateway.streams.stream_headers import live_of, offset_of
+from cluster.gateway.streams.stream_state import DATA, Entry, Lifetime, View
 
 _AT_ONCE = 256
 _METHODS: Final = "GET, HEAD, POST, OPTIONS"

@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from actors import actor_ref
 from cluster.gateway.body import read_body
-from cluster.gateway.names import RESERVED, ROOT, check_path, stream_key
-from cluster.gateway.offsets import parse_offset
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
-from cluster.gateway.streams import PATIENCE, root_of
-from cluster.gateway.subscription import Subscription
-from cluster.gateway.subscription_state import (
+from cluster.gateway.streams.free_standing import PATIENCE, root_of
+from cluster.gateway.streams.names import RESERVED, ROOT, check_path, stream_key
+from cluster.gateway.streams.offsets import parse_offset
+from cluster.gateway.streams.subscription import Subscription
+from cluster.gateway.streams.subscription_state import (
     Ack,
     Grasp,
     SubscriptionCode,
@@ -23,8 +23,8 @@ from cluster.gateway.subscription_state import (
     SubscriptionInfo,
     SubscriptionOutcome,
 )
-from cluster.gateway.webhook_keys import PublicKey, keys_address
-from cluster.gateway.webhook_url import UnsafeUrl, check_url
+from cluster.gateway.streams.webhook_keys import PublicKey, keys_address
+from cluster.gateway.streams.webhook_url import UnsafeUrl, check_url
 
 _MOST_BODY = 2**20
 _LEASES = range(1_000, 600_001)

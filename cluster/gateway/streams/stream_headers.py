@@ -7,10 +7,10 @@ from typing import Final
 
 from starlette.datastructures import QueryParams
 
-from cluster.gateway.names import path_of_reference, stream_address
-from cluster.gateway.offsets import NOW, START, Offset, parse_offset
 from cluster.gateway.problems import bad_request
-from cluster.gateway.stream_state import Creation, Fork, Lifetime, Write
+from cluster.gateway.streams.names import path_of_reference, stream_address
+from cluster.gateway.streams.offsets import NOW, START, Offset, parse_offset
+from cluster.gateway.streams.stream_state import Creation, Fork, Lifetime, Write
 
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,15}")
 _DIGITS = re.compile(r"[0-9]{1,16}")

@@ -5,10 +5,10 @@ from typing import NamedTuple, Self
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cluster.gateway import json_mode
-from cluster.gateway.entries import Source
-from cluster.gateway.offsets import Offset
-from cluster.gateway.stream_state import View
+from cluster.gateway.streams import json_mode
+from cluster.gateway.streams.entries import Source
+from cluster.gateway.streams.offsets import Offset
+from cluster.gateway.streams.stream_state import View
 
 _CACHE = "private, max-age=60, stale-while-revalidate=300"
 
