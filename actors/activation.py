@@ -250,6 +250,18 @@ class Activation:
                 self.durable.withdraw(turn)
             turn.refuse(Timeout(f"{turn.where}: still queued when its deadline passed; it did not run"))
 
+    def interrupt(self, reason: str, message_id: str = "") -> Turn | None:
+        """Stop what runs, or ran when the former owner was lost; with an id that message, also while it waits.
+
+        Returns the turn that will hear of it, None if there is none.
+        """
+        turn = self._turn
+        if turn is None and self._mailbox and self._mailbox.first().recovered:
+            turn = self._mailbox.first()
+        if message_id and (turn is None or turn.request.message_id != message_id):
+            turn = next((other for other in self._mailbox if other.request.message_id == message_id), None)
+        return turn if turn is not None and turn.interruption.request(reason, self.runtime.loop.time()) else None
+
     def _has_begun(self, turn: Turn) -> bool:
         """Whether steps of it have run: then it is run to its end, whoever waits for it."""
         return self.durable is not None and self.durable.has_journal(turn)

@@ -269,6 +269,10 @@ class Actor(metaclass=_ActorMeta):
             raise RuntimeError(f"{self.address}: {what}() works only inside a running turn (and not in a readonly one)")
         return turn
 
+    def interrupt(self, reason: str = "", *, message_id: str | None = None) -> Coroutine[Any, Any, bool]:
+        """On a typed reference: see ``ActorRef.interrupt``."""
+        return self.own_ref.interrupt(reason, message_id=message_id)
+
     def ask(self, message: object = None) -> Coroutine[Any, Any, Any]:
         """On a typed reference: see ``ActorRef.ask``. An actor that asks itself gets ``CallCycle``."""
         return self.own_ref.ask(message)
@@ -285,7 +289,7 @@ class Actor(metaclass=_ActorMeta):
 
 
 _OWN_NAMES = {"_activation", "_actor_type", "_handlers", "_options", "_type"}
-_LATER = {"interrupt", "signal", "steering", "wait_for"}
+_LATER = {"signal", "steering", "wait_for"}
 _RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"} | _LATER
 
 

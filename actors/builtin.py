@@ -11,6 +11,7 @@ from actors.effects import Effects
 from actors.errors import MessageParked, Rejected
 from actors.handler import Lane
 from actors.records import BESIDE, JOURNAL, MESSAGE, PARKED, ChannelItem, Done, Parked, Pending
+from actors.ref import INTERRUPT
 
 if TYPE_CHECKING:
     from actors.actor import Actor
@@ -80,6 +81,15 @@ async def publish(actor: "Actor", channel: str, value: Any) -> None:
     _gathered().items.setdefault(channel, []).append(ChannelItem("item", codec.encode(value)))
 
 
+async def interrupt(actor: "Actor", reason: str, message_id: str = "") -> bool:
+    """Stop the running turn, or the one of a message; returns whether there was one to stop."""
+    activation = actor._activation
+    found = activation.interrupt(reason, message_id)
+    if found is not None and activation.durable is not None:
+        await activation.write(activation.durable.interrupt(found, reason))
+    return found is not None
+
+
 async def delete(actor: "Actor") -> None:
     """Erase everything that is stored of the actor, and begin anew."""
     activation = actor._activation
@@ -137,6 +147,7 @@ HANDLERS: Final[dict[str, tuple[Lane, Callable[..., Any]]]] = {
     TIMER: (Lane.TURN, timer),
     SUBSCRIBE: (Lane.CONTROL, subscribe),
     PUBLISH: (Lane.CONTROL, publish),
+    INTERRUPT: (Lane.CONTROL, interrupt),
     DELETE: (Lane.TURN, delete),
     RESOLVE: (Lane.TURN, resolve_parked),
 }

@@ -27,6 +27,7 @@ from actors.records import (
     BESIDE,
     CHANNEL,
     FLOOR,
+    INTERRUPT,
     JOURNAL,
     MESSAGE,
     OUTBOX,
@@ -120,6 +121,9 @@ class Durable:
                 self.inbox.parked[parked.request.message_id] = parked.reason
             elif kind == CHANNEL:
                 self._add_channel(rest.decode(), msgspec.msgpack.decode(value, type=ChannelHead))
+            elif kind == INTERRUPT:
+                interrupt = msgspec.msgpack.decode(value, type=records.Interrupt)
+                self.inbox.restore_interrupt(rest.decode(), interrupt)
             elif kind == FLOOR:
                 self.floor = msgspec.msgpack.decode(value, type=int)
         self.rows = len(pending)
@@ -321,11 +325,13 @@ class Durable:
         request, effects = turn.request, turn.effects or _NO_EFFECTS
         # What it asked others is forgotten there once it is over: then it must not run again, and ask again, either.
         kept = turn.answerable and (request.key or turn.asked)
-        if state is None and not effects and not turn.row and not kept:
+        if state is None and not effects and not turn.row and not kept and not turn.interrupted:
             return None
         self._then.append(partial(self.inbox.settled, turn))
         put, drop = self._gather(effects)
         drop += turn.journaled or self._unread_journal(turn)
+        if turn.interrupted:
+            drop.append(INTERRUPT + request.message_id.encode())
         self.rows -= turn.row
         if request.number and not turn.row:
             put[PAIR + request.sender.encode()] = request.number
@@ -396,6 +402,11 @@ class Durable:
         self._drop.append(MESSAGE + turn.number)
         self.rows -= 1
         self.flush()
+
+    def interrupt(self, turn: "Turn", reason: str) -> Write:
+        """The commit after which a message is stopped also if it has to run again."""
+        row = records.Interrupt(reason, self._activation.runtime.clock.time())
+        return self.compose(put={INTERRUPT + turn.request.message_id.encode(): encode(row)})
 
     def adopt(self, turn: "Turn") -> Write:
         """The commit that counts one more start of a message that a lost silo had begun."""

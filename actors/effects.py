@@ -23,5 +23,11 @@ class Effects:
         self.reminders: dict[str, Reminder | None] = {}
         """Reminders set, and (None) cancelled, by name."""
 
+    def published(self) -> "Effects":
+        """Only what it has published."""
+        kept = Effects()
+        kept.items = self.items
+        return kept
+
     def __bool__(self) -> bool:
         return bool(self.put or self.drop or self.erase or self.renew or self.sends or self.items or self.reminders)

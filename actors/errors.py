@@ -129,7 +129,10 @@ class TurnInterrupted(ActorError):
 
 
 class Interrupted(BaseException):
-    """Raised inside a running turn that somebody has interrupted."""
+    """Raised at the await of a running turn that somebody has interrupted; its argument is the reason.
+
+    The handler may catch it, clean up and reply: what it has published and changed is then committed as usual.
+    """
 
 
 class StepInterrupted(BaseException):

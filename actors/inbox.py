@@ -10,7 +10,7 @@ from actors import records
 from actors.envelope import Failure, Mode, Reply, Request
 from actors.errors import ClusterUnavailable, IdempotencyKeyReused, MessageParked, Rejected
 from actors.ports import Store
-from actors.records import BESIDE, KEYED, MESSAGE, PAIR, Done, Keyed, encode
+from actors.records import BESIDE, INTERRUPT, KEYED, MESSAGE, PAIR, Done, Interrupt, Keyed, encode
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -29,7 +29,9 @@ class Inbox:
     one sender rise. Ids are kept until the sender says that it has the answer, or for ``Settings.retention`` seconds.
     """
 
-    __slots__ = ("_activation", "_answered", "_forgotten", "_keys", "_pairs", "_purge_at", "_turns", "parked")
+    __slots__ = (
+        "_activation", "_answered", "_forgotten", "_interrupts", "_keys", "_pairs", "_purge_at", "_turns", "parked",
+    )  # fmt: skip
 
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation
@@ -38,6 +40,7 @@ class Inbox:
         self._keys: dict[str, Turn] | None = None
         self._pairs: dict[str, bytes] | None = None
         self._forgotten: list[bytes] = []
+        self._interrupts: dict[str, str] | None = None  # why, by the id of a message that has not come again yet
         self._purge_at = 0.0
         self.parked: dict[str, str] = {}
         """Why, by message id."""
@@ -53,6 +56,18 @@ class Inbox:
         """A settled message that was stored."""
         self._answered[done.message_id] = number, done.expires
 
+    def restore_interrupt(self, message_id: str, interrupt: Interrupt) -> None:
+        """A message was to be stopped when its silo was lost: it is as soon as it comes again, if it does."""
+        if interrupt.at + self._activation.runtime.settings.retention < self._now():
+            self._forgotten.append(INTERRUPT + message_id.encode())
+            return
+        self._interrupts = self._interrupts or {}
+        self._interrupts[message_id] = interrupt.reason
+
+    def find(self, message_id: str) -> "Turn | None":
+        """The unsettled message of that id."""
+        return self._turns.get(message_id)
+
     def turns(self) -> "Iterable[Turn]":
         """The unsettled messages, oldest first."""
         return self._turns.values()
@@ -66,6 +81,8 @@ class Inbox:
         if not turn.number:
             turn.number = self._activation.durable_side.next_number()
         self._turns[turn.request.message_id] = turn
+        if self._interrupts and turn.request.message_id in self._interrupts:
+            turn.interruption.note(self._interrupts.pop(turn.request.message_id))
         if turn.request.key:
             self._keys = self._keys or {}
             self._keys[turn.request.key] = turn

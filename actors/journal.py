@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from actors import codec, failure, records
 from actors.effects import Effects
 from actors.errors import ClusterUnavailable, PayloadTooLarge, SerializationFailed, StepInterrupted
+from actors.interruption import as_coroutine, cancellable
 from actors.records import BESIDE, JOURNAL, ChannelItem, Deltas, Finished, JournalRow, Raised, Started, encode
 from actors.stream_writer import StreamWriter
 
@@ -29,6 +30,8 @@ _MAX_NAME = 200
 _MAX_PATH = 600
 _BELOW = "\x1e"  # between the name of a step and that of one inside of it
 _PATIENCE = 2.0
+_CLOSING_LIMIT = 5.0  # seconds that a source has to close
+_END: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,9 @@ current_step: ContextVar[Step | None] = ContextVar("agentsilo_step", default=Non
 class Journal:
     """The steps of one turn."""
 
-    __slots__ = ("_arrived", "_counts", "_loaded", "_recorded", "_started", "_turn", "_unused", "keys", "writers")
+    __slots__ = (
+        "_arrived", "_counts", "_loaded", "_recorded", "_sources", "_started", "_turn", "_unused", "keys", "writers",
+    )  # fmt: skip
 
     def __init__(self, turn: "Turn", rows: Mapping[bytes, bytes]) -> None:
         self._turn = turn
@@ -76,6 +81,7 @@ class Journal:
         self._recorded: dict[str, JournalRow] = {}
         self._loaded: dict[str, list[Deltas]] = {}
         self._arrived: asyncio.Event | None = None
+        self._sources: list[Any] = []  # of streams that have not ended
         self.keys: list[bytes] = []
         """The keys of the rows that go when the turn is over."""
         self.writers: list[StreamWriter] = []
@@ -140,6 +146,7 @@ class Journal:
         if once:
             await self._write(path, Started(label, elapsed))
         self._turn.check_runs()
+        await self._turn.interruption.check()
         step = Step(path, Effects())
         token = current_step.set(step)
         try:
@@ -160,11 +167,11 @@ class Journal:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], retry: Retry | None
     ) -> Any:
         if retry is None:
-            return await _call(function, args, kwargs)
+            return await cancellable(_call(function, args, kwargs))
         pause = retry.delay
         for left in reversed(range(retry.attempts)):
             try:
-                return await _call(function, args, kwargs)
+                return await cancellable(_call(function, args, kwargs))
             except Exception as error:
                 if not left or not isinstance(error, retry.on):
                     raise
@@ -231,11 +238,14 @@ class Journal:
         if chunks and resume is None:
             writer.start_anew(chunks)
         self._turn.check_runs()
+        await self._turn.interruption.check()
         source = start(*args) if not chunks or resume is None else resume(deltas, *args)
         try:
             if inspect.isawaitable(source):
-                source = await source
-            async for delta in source:
+                source = await cancellable(as_coroutine(source))
+            self._sources.append(source)
+            items = aiter(source)
+            while (delta := await cancellable(as_coroutine(anext(items, _END)))) is not _END:
                 self._turn.check_runs()
                 payload, value = self._round_trip(path, delta)
                 await writer.add(payload)
@@ -246,10 +256,17 @@ class Journal:
         else:
             await writer.finish(Finished(label, elapsed, b"\xc0"))
         finally:
+            if source in self._sources:
+                self._sources.remove(source)
             await _close(source)
 
     async def finish(self) -> None:
-        """The handler is at its end: wait until what it streamed is durable. Raises ``JournalMismatch``."""
+        """The handler is at its end: close what streams, and wait until what it streamed is durable.
+
+        Raises ``JournalMismatch``.
+        """
+        for source in self._sources:  # their loops were left by an exception, and nobody else would close them soon
+            await _close(source)
         for writer in self.writers:
             await writer.flush()
         if self._unused and self._turn.park_for is None:
@@ -291,8 +308,10 @@ class Journal:
 
     def _use(self, path: str) -> None:
         self._unused.discard(path)
-        if not self._unused and self._arrived is not None:
-            self._arrived.set()
+        if not self._unused:
+            if self._arrived is not None:
+                self._arrived.set()
+            self._turn.interruption.deliver()
 
     async def _catch_up(self, path: str, label: str) -> None:
         """Before anything new is run: the code has to come to everything that was journaled, if only in parallel.
@@ -382,9 +401,10 @@ async def _close(source: Any) -> None:
     if close is None:
         return
     with contextlib.suppress(Exception):
-        closing = close()
-        if isinstance(closing, Awaitable):
-            await closing
+        async with asyncio.timeout(_CLOSING_LIMIT):
+            closing = close()
+            if isinstance(closing, Awaitable):
+                await closing
 
 
 def _label(function: Callable[..., Any]) -> str:

@@ -20,6 +20,7 @@ PARKED: Final = FLAGGED  # + the message's number: Parked
 CHANNEL: Final = b"\x06"  # + name: ChannelHead
 FLOOR: Final = b"\x07"  # the offset at which new channels begin, if something was deleted here
 
+INTERRUPT: Final = b"\x09"  # + message id: Interrupt
 DELTA: Final = b"\x08"  # + count: a change of the state, on top of the stored one
 
 ITEM: Final = b"\x81"  # + channel name + NUL + offset: ChannelItem
@@ -57,6 +58,13 @@ class Parked(msgspec.Struct, array_like=True):
     request: Request
     reason: str
     since: float
+
+
+class Interrupt(msgspec.Struct, array_like=True):
+    """Somebody stops the message, which may run again elsewhere before it has heard of that."""
+
+    reason: str
+    at: float
 
 
 class Started(msgspec.Struct, array_like=True, tag=1):

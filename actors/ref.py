@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 UNSET: Any = object()
+INTERRUPT = "$interrupt"
 
 
 class Receipt(NamedTuple):
@@ -121,6 +122,17 @@ class ActorRef:
     def send(self, message: object = None) -> Coroutine[Any, Any, Receipt]:
         """Send a message to ``receive`` and return once it is accepted, without waiting for it to be processed."""
         return caller().send(self, "", (message,), {})
+
+    def interrupt(self, reason: str = "", *, message_id: str | None = None) -> Coroutine[Any, Any, bool]:
+        """Stop the turn that runs there now, at once; if none runs, nothing happens. Returns whether there was one.
+
+        ``Interrupted`` is raised at the handler's await, and what its step waits for is cancelled. Unless the handler
+        catches that and replies, its caller gets ``TurnInterrupted`` and its changes of the state are dropped; what it
+        published stays. Durable when this returns: if the silo is lost before the turn has heard of it, the turn is
+        stopped where it runs again. ``message_id`` (of a receipt) stops that message only, also while it waits.
+        Repeated calls are one. Needs no room in the mailbox. Errors as for ``ask``.
+        """
+        return caller().ask(self, INTERRUPT, (reason, message_id or ""), {})
 
     def delete(self) -> Coroutine[Any, Any, None]:
         """Erase state, journal, channels, reminders and everything else that is stored of the actor.

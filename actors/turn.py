@@ -13,8 +13,17 @@ from actors.builtin import OWN, SUBSCRIBE, TIMER
 from actors.context import Context, current_turn
 from actors.effects import Effects
 from actors.envelope import Accepted, End, Envelope, Failure, Item, Mode, Reply, Request, item_cost
-from actors.errors import ActorError, OutcomeUnknown, PayloadTooLarge, SerializationFailed, Timeout
+from actors.errors import (
+    ActorError,
+    Interrupted,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    SerializationFailed,
+    Timeout,
+    TurnInterrupted,
+)
 from actors.handler import HandlerSpec, Lane
+from actors.interruption import Interruption
 from actors.journal import Journal, current_step
 from actors.reminders import Due
 
@@ -59,6 +68,11 @@ class _Unsendable(Exception):
         self.reason = reason
 
 
+def interrupted_by(where: str, reason: str) -> TurnInterrupted:
+    """What the caller of an interrupted turn gets."""
+    return TurnInterrupted(f"{where} was interrupted" + (f": {reason}" if reason else ""))
+
+
 class Nobody:
     """Where the answers to messages go that nobody waits for: reminders, timers, what a former activation left."""
 
@@ -75,9 +89,9 @@ class Turn:
     """A request on its way through an activation: queued, running, settled."""
 
     __slots__ = (
-        "_admitted", "_calls", "_context", "_journal", "_room", "activation", "adoptions", "asked", "credit", "effects",
-        "ended", "expires", "joiners", "kept_until", "left", "number", "origin", "park_for", "recorded", "recovered",
-        "reminder", "request", "row", "said", "spec", "task",
+        "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
+        "credit", "effects", "ended", "expires", "joiners", "kept_until", "left", "number", "origin", "park_for",
+        "recorded", "recovered", "reminder", "request", "row", "said", "spec", "task",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +135,7 @@ class Turn:
         self._calls: dict[bytes, int] | None = None
         self._admitted: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._interruption: Interruption | None = None
         self._context: Context | None = None
 
     def again(self, activation: "Activation") -> "Turn":
@@ -200,6 +215,18 @@ class Turn:
         return self._journal
 
     @property
+    def interruption(self) -> Interruption:
+        """Whether somebody stops it."""
+        if self._interruption is None:
+            self._interruption = Interruption()
+        return self._interruption
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody has stopped it, at any time."""
+        return self._interruption is not None and self._interruption.reason is not None
+
+    @property
     def journaled(self) -> list[bytes]:
         """The keys of rows that go with it."""
         return self._journal.keys if self._journal is not None else []
@@ -259,6 +286,8 @@ class Turn:
         except SerializationFailed as error:
             self._log_if_unheard(error)
             return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
+        if self.interrupted:  # while it waited: it need not begin
+            return self._failed(Interrupted(self.interruption.reason)), None
         try:
             self.spec.function(self.activation.actor_for(self), *args, **kwargs).send(None)
         except StopIteration as stop:
@@ -298,13 +327,19 @@ class Turn:
         except SerializationFailed as error:
             self._log_if_unheard(error)
             return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
+        if self.interrupted and not self.recovered:  # while it waited: it need not begin
+            return self._failed(Interrupted(self.interruption.reason)), None
         result = None
         try:
             try:
+                work = self.spec.function(self.activation.actor_for(self), *args, **kwargs)
                 if self.spec.streams:
-                    await self._pump(self.spec.function(self.activation.actor_for(self), *args, **kwargs))
+                    work = self._pump(work)
+                if self.spec.lane is Lane.TURN:
+                    at_once = not self._has_journal()
+                    result = await self.interruption.listen(work, at_once=at_once)
                 else:
-                    result = await self.spec.function(self.activation.actor_for(self), *args, **kwargs)
+                    result = await work
             finally:
                 if self._journal is not None or (self.recovered and self.request.handler != TIMER):
                     await self.journal.finish()
@@ -318,11 +353,15 @@ class Turn:
             return self._failed(error), None
         return self._succeeded(result)
 
+    def _has_journal(self) -> bool:
+        """Whether it has to catch up with what a former activation has journaled of it."""
+        return self.activation.durable is not None and self.activation.durable.has_journal(self)
+
     def _can_settle(self, state: bytes | None) -> bool:
         """Whether there is nothing to wait for, and nothing to write."""
         if state is not None or self._must_wait():
             return False
-        writes = self.row or self.effects or self.asked or self.request.key
+        writes = self.row or self.effects or self.asked or self.request.key or self.interrupted
         return self.activation.durable is None or not writes
 
     def _log_if_unheard(self, error: BaseException) -> None:
@@ -434,8 +473,12 @@ class Turn:
             return self._failed(error), None
 
     def _failed(self, error: BaseException) -> Envelope:
-        self.effects = None
+        interrupted = self._interruption is not None and self._interruption.of(error)
+        self.effects = self.effects.published() if interrupted and self.effects is not None else None
         self.activation.roll_back(self)
+        if interrupted:
+            assert self._interruption is not None
+            return failure.refusal(self.request.id, interrupted_by(self.where, self._interruption.reason or ""))
         self._log_if_unheard(error)
         if isinstance(error, _Unsendable):
             return failure.refusal(self.request.id, error.reason)

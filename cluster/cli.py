@@ -196,6 +196,7 @@ for _command in (
     cli_show.show,
     cli_talk.send,
     cli_talk.ask,
+    cli_talk.interrupt,
     cli_show.tail,
     cli_parked.parked,
     cli_talk.delete,

@@ -110,6 +110,27 @@ def send(
 
 
 @connected
+def interrupt(
+    address: Address,
+    *,
+    reason: Annotated[str, typer.Option(help="What the turn and its caller are told.")] = "",
+    message: Annotated[str, typer.Option(help="Stop this message only, also while it waits.", metavar="ID")] = "",
+    as_json: AsJson = False,
+) -> Main:
+    """Stop the turn that an actor runs now, if it runs one."""
+    ref = parse_ref(address)
+
+    async def main(_: Client) -> None:
+        found = await ref.interrupt(reason, message_id=message or None)
+        if as_json:
+            print(json.dumps({"address": address, "interrupted": found}))
+        else:
+            print(f"{address} was interrupted" if found else f"nothing runs in {address}")
+
+    return main
+
+
+@connected
 def delete(
     address: Address,
     *,

@@ -1,0 +1,147 @@
+"""Stopping what runs: a turn that is interrupted hears of it at its await, wherever that is.
+
+``asyncio`` can only cancel a task. Here the cancellation of a turn's task is told apart on its way down: the handler
+gets ``Interrupted``, which its ``except Exception`` does not swallow, and inside of a step's body it is the plain
+cancellation that libraries know how to clean up after.
+"""
+
+import asyncio
+import types
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any, Final, TypeVar
+
+from actors.errors import Interrupted
+
+T = TypeVar("T")
+
+GRACE: Final = 5.0
+"""Seconds that a turn has to clean up before it can be interrupted again."""
+
+
+class Interruption:
+    """Whether a turn was interrupted, and has heard of it."""
+
+    __slots__ = ("_at", "_heard", "_over", "_task", "reason")
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        """Why it was interrupted; None: it was not."""
+        self._heard = False
+        self._task: asyncio.Task[Any] | None = None
+        self._over = False
+        self._at = float("-inf")
+
+    @property
+    def pending(self) -> bool:
+        """Whether the turn has yet to hear of it."""
+        return self.reason is not None and not self._heard
+
+    def note(self, reason: str) -> None:
+        """The turn was interrupted before it began, perhaps on another silo: it hears of it once it has caught up."""
+        self.reason = reason
+
+    def request(self, reason: str, now: float) -> bool:
+        """Interrupt it, now or as soon as it begins. Whether it will hear of it: not so if its handler has ended."""
+        if self._over:
+            return False
+        if not self.pending and now >= self._at + GRACE:  # else it has been told, and cleans up
+            self.reason, self._heard, self._at = reason, False, now
+            self.deliver()
+        return True
+
+    def deliver(self) -> None:
+        """Let the turn hear of it at the await that it waits at, or comes to next."""
+        if self.pending and self._task is not None:
+            self._task.get_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.pending and self._task is not None and not self._over:
+            self._task.cancel()
+
+    async def check(self) -> None:
+        """Raise ``Interrupted`` if the turn has yet to hear of it: before anything that costs is begun."""
+        if not self.pending:
+            return
+        if asyncio.current_task() is self._task:
+            raise self._take()
+        self.deliver()  # and with the turn what runs beside it for it, this too
+        await asyncio.sleep(GRACE)
+        raise asyncio.CancelledError
+
+    def _take(self) -> Interrupted:
+        self._heard = True
+        return Interrupted(self.reason)
+
+    def of(self, error: BaseException) -> bool:
+        """Whether what a handler raised is the interruption, if only among others (as a TaskGroup tells of it)."""
+        if self.reason is None:
+            return False
+        return isinstance(error, Interrupted) or (
+            isinstance(error, BaseExceptionGroup) and error.subgroup(Interrupted) is not None
+        )
+
+    @types.coroutine
+    def listen(self, handler: Coroutine[Any, Any, T], *, at_once: bool) -> Generator[Any, Any, T]:
+        """Await the handler; a cancellation that is an interruption reaches it as ``Interrupted``.
+
+        ``at_once``: also one that was noted before. Else that waits for ``deliver``.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        if at_once:
+            self.deliver()
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                try:
+                    waits_for = handler.send(value) if error is None else handler.throw(error)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                value = error = None
+                try:
+                    value = yield waits_for
+                except asyncio.CancelledError as cancelled:
+                    error = cancelled
+                    if self.pending:
+                        task.uncancel()
+                        error = self._take()
+                except BaseException as other:
+                    error = other
+        finally:
+            self._over = True
+
+
+@types.coroutine
+def cancellable(body: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Await a step's body, for which an interruption of the turn is the cancellation of its task.
+
+    Whatever the body makes of that, ``Interrupted`` comes out: a late result counts for nothing.
+    """
+    value: Any = None
+    error: BaseException | None = None
+    interrupted: Interrupted | None = None
+    try:
+        while True:
+            waits_for = body.send(value) if error is None else body.throw(error)
+            value = error = None
+            try:
+                value = yield waits_for
+            except Interrupted as found:
+                interrupted, error = found, asyncio.CancelledError(str(found))
+            except BaseException as other:
+                error = other
+    except StopIteration as stop:
+        if interrupted is not None:
+            raise interrupted from None
+        return stop.value  # type: ignore[no-any-return]
+    except BaseException as failed:
+        if interrupted is not None:
+            raise interrupted from failed
+        raise
+
+
+async def as_coroutine(awaitable: Awaitable[T]) -> T:
+    """Any awaitable as the coroutine that ``cancellable`` takes."""
+    return await awaitable

@@ -1,0 +1,369 @@
+"""Interrupts: who hears of them, what stays and what goes, at every point of a turn."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+
+from actors import Actor, Interrupted, TurnInterrupted, actor_ref, handler, records
+from actors.ref import ActorRef
+from actors.runtime import Runtime
+from tests.unit.conftest import Start
+from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon, until
+
+
+@dataclass
+class Notes:
+    lines: list[str] = field(default_factory=list)
+
+
+class World:
+    """What is outside of the actor: what it did, and what it waits for."""
+
+    def __init__(self, start: Start, store: ScriptedStore) -> None:
+        self._start, self._store = start, store
+        self.did: list[str] = []
+        self.reached = asyncio.Event()
+        self.hang = asyncio.Event()
+        self.runtime: Runtime
+        self.boot()
+
+    def boot(self) -> None:
+        Writer.world = self
+        self.runtime = self._start(Writer, store=ScriptedStore(self._store.data))
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.hang.wait()
+
+    async def body(self, name: str) -> str:
+        self.did.append(f"{name} begins")
+        try:
+            await self.wait()
+        except asyncio.CancelledError:
+            self.did.append(f"{name} cancelled")
+            raise
+        return name
+
+    async def stubborn(self) -> str:
+        try:
+            await self.wait()
+        except asyncio.CancelledError:
+            self.did.append("ignored")
+        return "late"
+
+    async def quick(self, name: str) -> str:
+        self.did.append(name)
+        return name
+
+    async def deltas(self) -> AsyncIterator[str]:
+        try:
+            yield "a"
+            yield "b"
+            await self.wait()
+            yield "c"
+        finally:
+            self.did.append("source closed")
+
+    async def run(self, ref: ActorRef, name: str) -> "asyncio.Task[Any]":
+        """Call a handler, and return when it waits for what never comes."""
+        task: asyncio.Task[Any] = asyncio.ensure_future(getattr(ref, name)())
+        await soon(self.reached.wait())
+        self.reached.clear()
+        return task
+
+
+class Writer(Actor):
+    state: Notes
+    world: ClassVar[World]
+
+    @handler
+    async def wait(self) -> None:
+        self.state.lines.append("dropped")
+        await self.publish("stays")
+        try:
+            await self.world.wait()
+        except Exception:
+            self.world.did.append("swallowed")
+
+    @handler
+    async def finish(self) -> str:
+        self.state.lines.append("begun")
+        try:
+            await self.world.wait()
+        except Interrupted as interrupted:
+            self.state.lines.append(f"stopped: {interrupted}")
+            await self.step("save", self.world.quick, "saved")
+        return "as far as it came"
+
+    @handler
+    async def step_once(self) -> str:
+        result: str = await self.step("slow", self.world.body, "slow")
+        return result
+
+    @handler
+    async def step_stubborn(self) -> str:
+        result: str = await self.step("stubborn", self.world.stubborn)
+        self.world.did.append("went on")
+        return result
+
+    @handler
+    async def parallel(self) -> None:
+        await asyncio.gather(*(self.step(name, self.world.body, name) for name in "xy"))
+
+    @handler
+    async def group(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.world.body("inner"))
+            await self.world.wait()
+
+    @handler
+    async def stream(self) -> None:
+        async for _ in self.stream_step("draft", self.world.deltas, channel="output"):
+            pass
+
+    @handler
+    async def stream_and_wait(self) -> None:
+        async for delta in self.stream_step("draft", self.world.deltas, channel="output"):
+            if delta == "b":
+                await self.world.wait()
+
+    @handler
+    async def items(self) -> AsyncIterator[str]:
+        yield "one"
+        await self.world.wait()
+
+    @handler
+    async def recover(self) -> str:
+        await self.step("first", self.world.quick, "first")
+        try:
+            await self.step("second", self.world.body, "second")
+        except Interrupted:
+            self.world.did.append("heard")
+            await self.world.wait()
+            raise
+        return "done"
+
+    @handler
+    async def recover_parallel(self) -> None:
+        await self.step("first", self.world.quick, "first")
+        try:
+            await asyncio.gather(*(self.step(name, self.world.body, name) for name in "xy"))
+        except Interrupted:
+            self.world.did.append("heard")
+            await self.world.wait()
+            raise
+
+    @handler
+    async def lines(self) -> list[str]:
+        return self.state.lines
+
+
+REF = actor_ref("writer-1")
+
+
+async def published(count: int) -> list[object]:
+    found: list[object] = []
+    async for event in REF.channel("output").subscribe():
+        found.append(event.data)
+        if len(found) == count:
+            break
+    return found
+
+
+async def test_an_interrupt_stops_what_waits_and_passes_except_exception(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "wait")
+    await soon(REF.interrupt("enough"))
+    with pytest.raises(TurnInterrupted, match=r"writer-1\.wait was interrupted: enough"):
+        await soon(call)
+    assert world.did == []
+    assert await soon(REF.lines()) == []  # what it changed is dropped ...
+    assert await soon(published(1)) == ["stays"]  # ... and what it published is not
+
+
+async def test_a_handler_that_catches_it_replies_and_commits(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "finish")
+    await soon(REF.interrupt("enough"))
+    assert await soon(call) == "as far as it came"
+    assert await soon(REF.lines()) == ["begun", "stopped: enough"]
+    assert world.did == ["saved"]
+
+
+async def test_a_step_s_body_is_cancelled_and_journals_nothing(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "step_once")
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert world.did == ["slow begins", "slow cancelled"]
+    assert not [row for commit in world.runtime.store.commits for row in commit.put if row[:1] == records.JOURNAL]  # type: ignore[attr-defined]
+
+
+async def test_a_body_that_will_not_be_cancelled_gives_no_late_result(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "step_stubborn")
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert world.did == ["ignored"]
+
+
+@pytest.mark.parametrize("name", ["stream", "stream_and_wait"])
+async def test_a_stream_is_closed_at_once_and_what_came_stays(start: Start, store: ScriptedStore, name: str) -> None:
+    world = World(start, store)
+    call = await world.run(REF, name)
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert world.did == ["source closed"]
+    assert await soon(published(2)) == ["a", "b"]
+
+
+async def test_parallel_steps_are_all_cancelled(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "parallel")
+    await until(lambda: len(world.did) == 2, "both begin")
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert sorted(world.did) == ["x begins", "x cancelled", "y begins", "y cancelled"]
+
+
+async def test_a_task_group_ends_with_it(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "group")
+    await until(lambda: world.did, "the inner task begins")
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert world.did == ["inner begins", "inner cancelled"]
+
+
+async def test_the_reader_of_a_generator_is_told(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    items = REF.items.stream()
+    assert await soon(anext(items)) == "one"
+    await soon(world.reached.wait())
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(anext(items))
+
+
+async def test_without_a_running_turn_nothing_happens(start: Start, store: ScriptedStore) -> None:
+    World(start, store)
+    await soon(REF.interrupt("nobody"))
+    assert await soon(REF.lines()) == []
+
+
+async def test_the_next_message_runs_although_the_one_before_was_stopped_twice(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "finish")
+    after = asyncio.ensure_future(REF.lines())
+    await asyncio.gather(REF.interrupt("one"), REF.interrupt("two"))
+    assert await soon(call) == "as far as it came"
+    assert await soon(after) == ["begun", "stopped: one"]
+
+
+async def test_a_turn_that_hangs_in_its_cleanup_can_be_stopped_again(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "recover")
+    await soon(REF.interrupt())
+    await soon(world.reached.wait())
+    await soon(REF.interrupt())  # it has been told
+    await settle()
+    assert not call.done()
+    await loop_time.jump(6)
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+
+
+async def test_a_message_that_waits_is_stopped_by_its_id_and_never_begins(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "wait")
+    receipt = await soon(REF.finish.send())
+    await soon(REF.interrupt("not that", message_id=receipt.message_id))
+    await settle()
+    assert not call.done()
+    world.hang.set()
+    await soon(call)
+    assert await soon(REF.lines()) == ["dropped"]
+
+
+async def test_a_message_of_another_id_does_not_stop_what_runs(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "wait")
+    await soon(REF.interrupt(message_id="another"))
+    await settle()
+    assert not call.done()
+    world.hang.set()
+    await soon(call)
+
+
+async def test_an_interrupt_that_comes_while_the_turn_is_committed_changes_nothing(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    commits = world.runtime.store
+    assert isinstance(commits, ScriptedStore)
+    call = await world.run(REF, "wait")
+    commits.hold()
+    world.hang.set()
+    await soon(commits.waiting.wait())
+    stopping = asyncio.ensure_future(REF.interrupt("too late"))
+    await settle()
+    commits.let_go()
+    await soon(stopping)
+    await soon(call)
+    assert await soon(REF.lines()) == ["dropped"]
+
+
+async def test_it_survives_the_owner_and_stops_the_turn_that_runs_again(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    receipt = await soon(REF.recover.send())
+    await soon(world.reached.wait())
+    world.reached.clear()
+    await soon(REF.interrupt("stop", message_id=receipt.message_id))
+    await soon(world.reached.wait())  # it has heard, and hangs in its cleanup ...
+    assert world.did == ["first", "second begins", "second cancelled", "heard"]
+    world.runtime.vanish()  # ... when its silo dies
+
+    world.did.clear()
+    world.reached.clear()
+    world.boot()
+    await soon(REF.lines.send())
+    await soon(world.reached.wait())
+    assert world.did == ["heard"]  # the finished step does not run again, and the other one does not begin
+    world.hang.set()
+    assert await soon(REF.lines()) == []
+    world.runtime.vanish()
+
+    world.boot()
+    world.did.clear()
+    assert await soon(REF.lines()) == []
+    assert world.did == []  # it is over
+    assert await store.read("writer-1", records.INTERRUPT, records.DELTA, limit=9) == []
+
+
+async def test_parallel_steps_that_run_again_do_not_begin_when_they_were_stopped(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    receipt = await soon(REF.recover_parallel.send())
+    await soon(world.reached.wait())
+    await soon(REF.interrupt("stop", message_id=receipt.message_id))
+    await until(lambda: "heard" in world.did, "the turn hears of it")
+    world.runtime.vanish()
+    world.did.clear()
+    world.boot()
+    await soon(REF.lines.send())
+    await until(lambda: "heard" in world.did, "the turn hears of it again")
+    assert world.did == ["heard"]
