@@ -47,7 +47,7 @@ async def timer(actor: "Actor", number: int) -> None:
 
 
 async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIterator[Any]:
-    """The entries of a channel behind an offset, as (offset, kind, value), and then those to come.
+    """The entries of a channel behind an offset, as (offset, kind, value, turn), and then those to come.
 
     Ends with "closed" if the channel was deleted; an end without it means that the activation goes.
     """
@@ -63,7 +63,7 @@ async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIte
     try:
         while await log.wait(offset):
             for found, item in await log.read(store, address, offset):
-                yield msgspec.Raw(records.encode((found, item.kind, msgspec.Raw(item.data))))
+                yield msgspec.Raw(records.encode((found, item.kind, msgspec.Raw(item.data), item.turn)))
                 offset = found + 1
         if log.erased:
             yield _closed(activation.durable_side.floor - 1)
@@ -72,7 +72,7 @@ async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIte
 
 
 def _closed(offset: int) -> msgspec.Raw:
-    return msgspec.Raw(records.encode((offset, "closed", None)))
+    return msgspec.Raw(records.encode((offset, "closed", None, "")))
 
 
 async def publish(actor: "Actor", channel: str, value: Any) -> None:

@@ -18,12 +18,13 @@ class Event(NamedTuple):
     """An entry of a channel.
 
     ``kind``: "item"; "reset": readers discard what they have from offset ``data`` on, as it is told anew; "closed": the
-    channel has ended.
+    channel has ended. ``turn``: id of the message whose turn published it, "" from outside of a turn of the actor.
     """
 
     offset: int
     data: Any
     kind: str
+    turn: str = ""
 
 
 class Channel:
@@ -62,9 +63,9 @@ class Channel:
         while True:
             with contextlib.suppress(ConnectionLost, Timeout):  # the next stream goes on behind what was passed on
                 async with contextlib.aclosing(reader.stream(self._ref, SUBSCRIBE, (self.name, after), {})) as entries:  # type: ignore[type-var]
-                    async for offset, kind, data in entries:
+                    async for offset, kind, data, turn in entries:
                         after = offset
-                        yield Event(offset, data, kind)
+                        yield Event(offset, data, kind, turn)
                         if kind == "closed":
                             return
             await asyncio.sleep(_PAUSE)

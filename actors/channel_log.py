@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from actors import records
 from actors.ports import Store
@@ -14,13 +15,14 @@ _AT_ONCE = 256  # entries that are read from the store in one go
 class ChannelLog:
     """Gives out offsets, and joins what is stored with what has just been committed at one mark, ``end``."""
 
-    __slots__ = ("_changed", "_ended", "_readers", "_tail", "end", "erased", "first", "name", "next")
+    __slots__ = ("_changed", "_ended", "_readers", "_tail", "end", "erased", "first", "name", "next", "size")
 
     def __init__(self, name: str, head: ChannelHead) -> None:
         self.name = name
         self.first = head.first
         self.next = head.next
         """The offset of the next entry."""
+        self.size = head.size
         self.end = head.next
         """The entries below this are durable, and readers may see them."""
         self.erased = False
@@ -29,13 +31,19 @@ class ChannelLog:
         self._ended = False
         self._changed: asyncio.Event | None = None
 
-    def append(self, put: dict[bytes, bytes], item: ChannelItem) -> int:
-        """Add an entry to a commit; return its offset."""
-        offset = self.next
-        self.next += 1
-        put[records.item_key(self.name, offset)] = records.encode(item)
-        put[records.CHANNEL + self.name.encode()] = records.encode(ChannelHead(self.next, self.first))
-        return offset
+    def append(self, put: dict[bytes, bytes], items: Sequence[ChannelItem], at: float) -> list[ChannelItem]:
+        """Add entries to a commit; return them as they are stored."""
+        prefix, offset, size = records.item_prefix(self.name), self.next, self.size
+        stored = []
+        for item in items:
+            size += len(item.data)
+            entry = ChannelItem(item.kind, item.data, at, item.turn, size)
+            put[prefix + offset.to_bytes(8, "big")] = records.encode(entry)
+            stored.append(entry)
+            offset += 1
+        self.next, self.size = offset, size
+        put[records.CHANNEL + self.name.encode()] = records.encode(ChannelHead(offset, self.first, size))
+        return stored
 
     def committed(self, first: int, items: list[ChannelItem]) -> None:
         """The entries from offset ``first`` on are durable: show them to the readers."""

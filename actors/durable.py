@@ -368,12 +368,10 @@ class Durable:
 
     def publish(self, name: str, items: Sequence[ChannelItem], put: dict[bytes, bytes]) -> int:
         """Add entries of a channel to a commit, and show them to its readers afterwards; return the first offset."""
-        channel, at = self.channel(name), self._activation.runtime.clock.time()
-        stamped = [ChannelItem(item.kind, item.data, at) for item in items]
+        channel = self.channel(name)
         first = channel.next
-        for item in stamped:
-            channel.append(put, item)
-        self._then.append(partial(channel.committed, first, stamped))
+        stored = channel.append(put, items, self._activation.runtime.clock.time())
+        self._then.append(partial(channel.committed, first, stored))
         return first
 
     def _keep_what_waits(self, put: dict[bytes, bytes]) -> None:

@@ -114,6 +114,10 @@ class ChannelHead(msgspec.Struct, array_like=True):
 
     next: int
     first: int = 0
+    size: int = 0
+    """Bytes of all entries that there ever were, as their ``end`` counts them."""
+    closed: bool = False
+    """Whether the last entry is the one that closed it."""
 
 
 class ChannelItem(msgspec.Struct, array_like=True):
@@ -122,6 +126,10 @@ class ChannelItem(msgspec.Struct, array_like=True):
     kind: str
     data: bytes
     at: float = 0.0
+    turn: str = ""
+    """Id of the message whose turn published it; "" from outside of a turn of this actor."""
+    end: int = 0
+    """Bytes of all entries up to and including this one. 0: written before these were counted."""
 
 
 class Keyed(msgspec.Struct, array_like=True):
@@ -144,9 +152,14 @@ def number(epoch: int, count: int) -> bytes:
     return epoch.to_bytes(8, "big") + count.to_bytes(8, "big")
 
 
+def item_prefix(channel: str) -> bytes:
+    """What the keys of a channel's entries begin with; the offset follows."""
+    return ITEM + channel.encode() + b"\0"
+
+
 def item_key(channel: str, offset: int) -> bytes:
     """The key of a channel's entry."""
-    return ITEM + channel.encode() + b"\0" + offset.to_bytes(8, "big")
+    return item_prefix(channel) + offset.to_bytes(8, "big")
 
 
 def offset_of(key: bytes) -> int:

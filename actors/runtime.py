@@ -171,14 +171,14 @@ class Runtime:
         except Exception as error:
             raise SerializationFailed(f"{where}: {type(item).__name__} cannot be published: {error}") from error
         self.check_size(payload, where)
-        entry = ChannelItem("item", payload)
         if isinstance(turn, Turn) and turn.gathers:
+            entry = ChannelItem("item", payload, turn=turn.request.message_id)
             turn.gathered.items.setdefault(channel, []).append(entry)
         elif isinstance(turn, Turn) and turn.spec.lane is Lane.READ:
             raise RuntimeError(f"{where}: a readonly handler cannot publish")
         else:
             effects = Effects()
-            effects.items[channel] = [entry]
+            effects.items[channel] = [ChannelItem("item", payload)]
             await self._apply(turn.activation, durable.apart(effects))
 
     async def set_reminder(

@@ -33,7 +33,7 @@ class StreamWriter:
         self._drop = [self._chunk_key(number) for number in range(len(chunks))]
         published = [chunk.offset for chunk in chunks if chunk.offset >= 0]
         if published and self._channel is not None:
-            self._reset = [ChannelItem("reset", encode(published[0]))]
+            self._reset = [ChannelItem("reset", encode(published[0]), turn=self._turn.request.message_id)]
 
     def _chunk_key(self, number: int) -> bytes:
         return self._key + b"\0" + number.to_bytes(4, "big")
@@ -69,7 +69,8 @@ class StreamWriter:
         deltas, self._waiting = self._waiting, []
         put: dict[bytes, bytes] = {} if end is None else {self._key: encode(end)}
         drop, self._drop = self._drop, []
-        items, self._reset = [*self._reset, *(ChannelItem("item", delta) for delta in deltas)], []
+        message_id = self._turn.request.message_id
+        items, self._reset = [*self._reset, *(ChannelItem("item", delta, turn=message_id) for delta in deltas)], []
         publish = (self._channel, items) if self._channel is not None and items else None
         if deltas:
             put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset(len(items) - len(deltas))))

@@ -94,14 +94,17 @@ async def test_a_new_actor_at_the_address_has_nothing_of_the_old(cluster: Cluste
         assert await ref.options(idempotency_key="k").enter("another") == 1, "the key was forgotten"
         await ref.publish_all("output", ["new"])
         await ref.publish_all("other", ["newer"])
-        assert await first(ref, "output", 1) == [Event(length + 1, "new", "item")]
-        assert await first(ref, "other", 1) == [Event(length + 1, "newer", "item")]
+        (event,) = await first(ref, "output", 1)
+        assert event[:3] == (length + 1, "new", "item")
+        (event,) = await first(ref, "other", 1)
+        assert event[:3] == (length + 1, "newer", "item")
         for cursor in (2, length - 1):  # of readers who were away
             seen: list[Event] = []
             async with asyncio.timeout(20):
                 await all_of(ref, "output", seen, after=cursor)
             assert seen == [Event(length, None, "closed")]
-        assert await first(ref, "output", 1, after=length) == [Event(length + 1, "new", "item")]
+        (event,) = await first(ref, "output", 1, after=length)
+        assert event[:3] == (length + 1, "new", "item")
         # The couriers' numbers go on, and are not taken for repeats.
         await actor_ref("courier-n1.a").options(timeout=20).carry(ref, 3, 1)
         await eventually("the next message arrives", lambda: _has(ref, ["another", "3"]))
@@ -150,8 +153,8 @@ async def test_readers_come_to_the_end(cluster: Cluster) -> None:
 
         async with asyncio.timeout(20):
             await asyncio.gather(*readers)
-    assert full == [*(Event(n, n, "item") for n in range(5)), Event(5, None, "closed")]
-    assert far == [*(Event(n, n, "item") for n in (3, 4)), Event(5, None, "closed")]
+    assert [event[:3] for event in full] == [*((n, n, "item") for n in range(5)), (5, None, "closed")]
+    assert [event[:3] for event in far] == [*((n, n, "item") for n in (3, 4)), (5, None, "closed")]
     assert empty == [Event(5, None, "closed")]
 
 

@@ -76,7 +76,7 @@ async def _read(address: str, channel: str, count: int) -> list[tuple[int, objec
     found: list[tuple[int, object, str]] = []
     async with aclosing(actor_ref(address).channel(channel).subscribe()) as events:  # type: ignore[type-var]
         async for event in events:
-            found.append(tuple(event))
+            found.append(event[:3])
             if len(found) == count:
                 break
     return found
