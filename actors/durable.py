@@ -34,6 +34,7 @@ from actors.records import (
     PAIR,
     PARKED,
     REMINDER,
+    RUN,
     ChannelHead,
     ChannelItem,
     Parked,
@@ -42,6 +43,7 @@ from actors.records import (
     encode,
 )
 from actors.reminders import Reminders
+from actors.turn_log import TurnLog
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -70,7 +72,7 @@ class Durable:
     """What the store knows of an activation beside its state, and every change of it on the way there."""
 
     __slots__ = (
-        "_activation", "_admitting", "_drop", "_journals", "_readers_ended", "_then", "_wake", "_written",
+        "_activation", "_admitting", "_drop", "_journals", "_readers_ended", "_then", "_turn_log", "_wake", "_written",
         "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows", "state", "writes",
     )  # fmt: skip
 
@@ -94,6 +96,7 @@ class Durable:
         self.floor = 0
         """Where new channels begin: above all that were deleted, and the event that ended them."""
         self._written: asyncio.Event | None = None
+        self._turn_log: TurnLog | None = None
         self._readers_ended = False
 
     # -- what is there when the activation begins -------------------------------------------------------------------
@@ -124,6 +127,8 @@ class Durable:
             elif kind == INTERRUPT:
                 interrupt = msgspec.msgpack.decode(value, type=records.Interrupt)
                 self.inbox.restore_interrupt(rest.decode(), interrupt)
+            elif kind == RUN:
+                self.turn_log.restore(rest, msgspec.msgpack.decode(value, type=records.Run))
             elif kind == FLOOR:
                 self.floor = msgspec.msgpack.decode(value, type=int)
         self.rows = len(pending)
@@ -207,6 +212,16 @@ class Durable:
             self.reminders = Reminders(self._activation)
         return self.reminders
 
+    @property
+    def turn_log(self) -> TurnLog:
+        """What is told of turns."""
+        if self._turn_log is None:
+            self._turn_log = TurnLog(self)
+        return self._turn_log
+
+    def _now(self) -> float:
+        return self._activation.runtime.clock.time()
+
     def next_number(self) -> bytes:
         """A number above all that this address has ever used."""
         self.counter.value += 1
@@ -253,6 +268,8 @@ class Durable:
             self._reminders().advance(turn.reminder, put, self._drop)
             self._then.append(self._reminders().start)
             turn.reminder = None
+        if turn.watched:
+            self.turn_log.accepted(turn, put, self._now())
 
     # -- commits ----------------------------------------------------------------------------------------------------
 
@@ -307,6 +324,7 @@ class Durable:
         offset = -1
         if not turn.row:
             self._put_message(put, turn)
+        self.turn_log.started(turn, put, self._now())
         if effects:
             also, gone = self._gather(effects)
             put.update(also)
@@ -328,7 +346,11 @@ class Durable:
         if state is None and not effects and not turn.row and not kept and not turn.interrupted:
             return None
         self._then.append(partial(self.inbox.settled, turn))
+        told = (turn.run is not None or turn.watched or self._turn_log is not None) and not effects.erase
+        heads = self.turn_log.heads() if told else {}
         put, drop = self._gather(effects)
+        if told:
+            self.turn_log.ended(turn, put, drop, answer=answer, heads=heads, at=self._now())
         drop += turn.journaled or self._unread_journal(turn)
         if turn.interrupted:
             drop.append(INTERRUPT + request.message_id.encode())
@@ -393,7 +415,9 @@ class Durable:
         self.inbox.parked[turn.request.message_id] = reason
         self.rows -= turn.row
         row = Parked(turn.request, reason, self._activation.runtime.clock.time())
-        return self.compose(put={PARKED + turn.number: encode(row)}, drop=[MESSAGE + turn.number])
+        put, drop = {PARKED + turn.number: encode(row)}, [MESSAGE + turn.number]
+        self.turn_log.parked(turn, put, drop, reason=reason, at=self._now())
+        return self.compose(put=put, drop=drop)
 
     def withdraw(self, turn: "Turn") -> None:
         """The message is not run after all; the next commit removes it, which comes soon."""

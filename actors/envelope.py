@@ -67,6 +67,7 @@ class Accepted(msgspec.Struct, array_like=True, tag=4):
 
     id: int
     recorded: bool = False
+    message_id: str = ""  # of the first message with its idempotency key, if that is another one
 
 
 class Item(msgspec.Struct, array_like=True, tag=5):

@@ -131,9 +131,11 @@ class Inbox:
             known = self._keys.get(request.key)
         if known is not None:
             if self._same(turn, _digest(known.request)):
+                turn.known_as = known.request.message_id
                 known.join(turn)
         elif keyed is not None:
             if self._same(turn, keyed.digest):
+                turn.known_as = keyed.message_id
                 turn.answer_again(_answers.decode(keyed.answer))
         elif request.message_id in self._answered:
             self._activation.runtime.spawn(self._answer_again(turn, self._answered[request.message_id][0]))

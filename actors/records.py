@@ -23,6 +23,8 @@ FLOOR: Final = b"\x07"  # the offset at which new channels begin, if something w
 INTERRUPT: Final = b"\x09"  # + message id: Interrupt
 DELTA: Final = b"\x08"  # + count: a change of the state, on top of the stored one
 
+RUN: Final = b"\x0a"  # + the message's number: Run
+
 ITEM: Final = b"\x81"  # + channel name + NUL + offset: ChannelItem
 KEYED: Final = b"\x82"  # + idempotency key: Keyed
 PAIR: Final = b"\x83"  # + address of a sender: the number of its last message that was accepted
@@ -65,6 +67,13 @@ class Interrupt(msgspec.Struct, array_like=True):
 
     reason: str
     at: float
+
+
+class Run(msgspec.Struct, array_like=True):
+    """A turn that was told of in the channel of turns: when it began, and where the channels ended then."""
+
+    at: float
+    channels: dict[str, int]
 
 
 class Started(msgspec.Struct, array_like=True, tag=1):

@@ -18,7 +18,7 @@ INTERRUPT = "$interrupt"
 
 
 class Receipt(NamedTuple):
-    """Proof that a message was accepted. ``message_id`` is unique in the cluster."""
+    """Proof that a message was accepted. ``message_id`` is unique in the cluster; repeats of a key share one."""
 
     message_id: str
 

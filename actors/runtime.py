@@ -138,7 +138,8 @@ class Runtime:
         envelope, _ = await self._answer(AnswerCall(request, self.loop.create_future()))
         if isinstance(envelope, Accepted) and envelope.recorded and not request.attempt:
             self.requests.acknowledge([(request.address, request.message_id)])
-        return Receipt(request.message_id)
+        known_as = envelope.message_id if isinstance(envelope, Accepted) else ""
+        return Receipt(known_as or request.message_id)
 
     async def stream(
         self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]

@@ -25,7 +25,9 @@ from actors.errors import (
 from actors.handler import HandlerSpec, Lane
 from actors.interruption import Interruption
 from actors.journal import Journal, current_step
+from actors.records import Run
 from actors.reminders import Due
+from actors.turn_log import WATCH
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -90,8 +92,8 @@ class Turn:
 
     __slots__ = (
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
-        "credit", "effects", "ended", "expires", "joiners", "kept_until", "left", "number", "origin", "park_for",
-        "recorded", "recovered", "reminder", "request", "row", "said", "spec", "task",
+        "credit", "effects", "ended", "expires", "joiners", "kept_until", "known_as", "left", "number", "origin",
+        "park_for", "recorded", "recovered", "reminder", "request", "row", "run", "said", "spec", "task",
     )  # fmt: skip
 
     def __init__(
@@ -125,12 +127,16 @@ class Turn:
         self.reminder: Due | None = None
         self.ended = False
         """Whether its handler is over: what tasks that it left behind still do is no part of it."""
+        self.known_as = ""
+        """The id of the message that it repeats, if that came with another one."""
         self.kept_until = 0.0
         """When its answer, kept for repeats, expires."""
         self.effects: Effects | None = None
         self.asked: list[tuple[str, str]] | None = None
         """Address and message id of the recorded answers that this turn got."""
         self.joiners: list[Turn] | None = None
+        self.run: Run | None = None
+        """What the channel of turns tells of its beginning, if it does."""
         self._journal: Journal | None = None
         self._calls: dict[bytes, int] | None = None
         self._admitted: asyncio.Future[None] | None = None
@@ -143,6 +149,7 @@ class Turn:
         turn = Turn(activation, self.request, self.origin, self.spec, self.expires)
         turn.credit, turn.left, turn.said, turn.joiners = self.credit, self.left, self.said, self.joiners
         turn.recorded, turn.reminder, turn.park_for = self.recorded, self.reminder, self.park_for
+        turn._interruption = self._interruption if self.task is None and not self.ended else None
         if self.request.mode is Mode.STREAM:
             activation.runtime.remember_stream(turn)
         return turn
@@ -163,7 +170,7 @@ class Turn:
         if self._context is None:
             request = self.request
             deadline = self.expires if self.expires != float("inf") else None
-            headers = dict(request.headers)
+            headers = {name: value for name, value in request.headers.items() if not name.startswith("$")}
             self._context = Context(request.sender, request.message_id, deadline, request.key, headers)
         return self._context
 
@@ -213,6 +220,11 @@ class Turn:
         if self._journal is None:
             self._journal = Journal(self, self.activation.durable_side.journal_of(self))
         return self._journal
+
+    @property
+    def watched(self) -> bool:
+        """Whether its sender wants it told of in the channel of turns from the first."""
+        return WATCH in self.request.headers
 
     @property
     def interruption(self) -> Interruption:
@@ -492,7 +504,7 @@ class Turn:
             return
         self.said = True
         recorded = self.activation.durable is not None and self.recorded
-        self.origin.send(Accepted(self.request.id, recorded))
+        self.origin.send(Accepted(self.request.id, recorded, self.known_as))
         if self._admitted is not None and not self._admitted.done():
             self._admitted.set_result(None)
         for joiner in self.joiners or ():

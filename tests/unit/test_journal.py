@@ -409,7 +409,7 @@ class Teller(Actor):
     async def words(self, begin: int) -> AsyncIterator[str]:
         for n in range(begin, 8):
             if n == 4 and self.world.die_at == "stream":
-                while len(self.world.rows("teller-1", records.ITEM)) < 4:  # noqa: ASYNC110
+                while len(self.world.rows("teller-1", records.ITEM + b"output")) < 4:  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 await self.world.die()
             yield f"w{n}"
@@ -450,7 +450,7 @@ async def test_a_stream_that_ended_never_runs_again(world: World) -> None:
     await until(lambda: world.ran == ["last", "last"], "the recovery")
     assert Teller.asked == ["start"]
     await until(lambda: not world.rows("teller-1", records.JOURNAL), "the journal is trimmed")
-    assert len(world.rows("teller-1", records.ITEM)) == 8, "what was published stays"
+    assert len(world.rows("teller-1", records.ITEM + b"output")) == 8, "what was published stays"
 
 
 async def test_leaving_a_stream_early_closes_its_source_and_keeps_what_came(world: World) -> None:
@@ -479,6 +479,6 @@ async def test_leaving_a_stream_early_closes_its_source_and_keeps_what_came(worl
     world.boot(Plain)
     assert await soon(actor_ref("plain-1").ask()) == ["w0", "w1", "w2"]
     await until(lambda: closed == ["closed"], "the source is closed")
-    assert len(world.rows("plain-1", records.ITEM)) == 3
+    assert len(world.rows("plain-1", records.ITEM + b"output")) == 3
     await settle()
     assert not world.rows("plain-1", records.JOURNAL)

@@ -1,0 +1,142 @@
+"""The channel ``$turns``: what can be watched of a turn, in which commit it is told, and that it is told once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from actors import Actor, ActorFailed, TurnInterrupted, actor_ref, handler, records
+from actors.runtime import Runtime
+from tests.unit.conftest import Start
+from tests.unit.fakes import ScriptedStore, settle, soon
+
+REF = actor_ref("author-1")
+WATCHED = REF.options(headers={"$watch": "1"})
+
+
+class Author(Actor):
+    reached: ClassVar[asyncio.Event]
+    hang: ClassVar[asyncio.Event]
+
+    @handler
+    async def plain(self) -> int:
+        return 1
+
+    @handler
+    async def write(self, text: str) -> str:
+        assert not self.context.headers
+        async for _ in self.stream_step("draft", self._letters, text, channel="output", resume=self._rest):
+            pass
+        await self.publish("end")
+        return text.upper()
+
+    async def _letters(self, text: str) -> AsyncIterator[str]:
+        for letter in text:
+            if letter == "!":
+                self.reached.set()
+                await self.hang.wait()
+            yield letter
+
+    async def _rest(self, done: list[str], text: str) -> AsyncIterator[str]:
+        for letter in text[len(done) :]:
+            yield letter
+
+    @handler
+    async def fail(self) -> None:
+        await self.step("step", self._fail)
+
+    async def _fail(self) -> None:
+        raise ValueError("no ink")
+
+
+def boot(start: Start, store: ScriptedStore) -> Runtime:
+    Author.reached, Author.hang = asyncio.Event(), asyncio.Event()
+    return start(Author, store=ScriptedStore(store.data))
+
+
+async def turns(count: int) -> list[dict[str, Any]]:
+    """The first entries of the channel; times are checked and taken out."""
+    found: list[dict[str, Any]] = []
+    async for event in REF.channel("$turns").subscribe():
+        assert event.turn == event.data["message_id"]
+        assert event.data.pop("at") > 0
+        assert event.data.pop("seconds", 0.0) >= 0
+        found.append(event.data)
+        if len(found) == count:
+            break
+    return found
+
+
+async def test_a_turn_that_streams_is_told_of(start: Start, store: ScriptedStore) -> None:
+    boot(start, store)
+    await soon(REF.channel("output").publish("before"))
+    assert await soon(REF.write("ab")) == "AB"
+    started, committed = await soon(turns(2))
+    shared = {"message_id": started["message_id"], "handler": "write", "key": ""}
+    assert started == {"event": "started", "channels": {"output": 1}, **shared}
+    assert committed == {"event": "committed", "published": {"output": [[1, 4]]}, **shared}
+
+
+async def test_a_plain_turn_costs_nothing(start: Start, store: ScriptedStore) -> None:
+    runtime = boot(start, store)
+    assert await soon(REF.plain()) == 1
+    assert isinstance(runtime.store, ScriptedStore)
+    assert runtime.store.commits == []
+
+
+async def test_a_watched_message_is_told_of_before_send_returns_and_its_result_with_its_end(
+    start: Start, store: ScriptedStore
+) -> None:
+    runtime = boot(start, store)
+    receipt = await soon(WATCHED.options(idempotency_key="k").write.send("a!"))
+    rows = await runtime.store.read("author-1", records.ITEM + b"$turns\0", records.KEYED, limit=9)
+    first = msgspec.msgpack.decode(records.channel_items.decode(rows[0][1]).data)
+    assert (first["event"], first["message_id"], first["key"]) == ("accepted", receipt.message_id, "k")
+    Author.hang.set()
+    found = await soon(turns(3))
+    assert [entry["event"] for entry in found] == ["accepted", "started", "committed"]
+    assert found[2]["result"] == "A!"
+    again = await soon(WATCHED.options(idempotency_key="k").write.send("a!"))
+    assert again == receipt  # the same message
+    assert len(await soon(turns(3))) == 3
+
+
+async def test_a_repeat_joins_the_message_that_runs(start: Start, store: ScriptedStore) -> None:
+    boot(start, store)
+    receipt = await soon(WATCHED.options(idempotency_key="k").write.send("a!"))
+    await soon(Author.reached.wait())
+    assert await soon(WATCHED.options(idempotency_key="k").write.send("a!")) == receipt
+
+
+async def test_failures_and_interrupts_are_told_apart(start: Start, store: ScriptedStore) -> None:
+    boot(start, store)
+    with pytest.raises(ActorFailed):
+        await soon(REF.fail())
+    call = asyncio.ensure_future(REF.write("a!"))
+    await soon(Author.reached.wait())
+    await soon(REF.interrupt("enough"))
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    found = await soon(turns(4))
+    assert [entry["event"] for entry in found] == ["started", "failed", "started", "interrupted"]
+    assert found[1]["error"] == {"type": "ValueError", "message": "no ink"}
+    assert found[3]["reason"] == "enough"
+    assert found[3]["published"] == {"output": [[0, 1]]}
+
+
+async def test_a_turn_that_runs_again_is_resumed_and_ends_once(start: Start, store: ScriptedStore) -> None:
+    runtime = boot(start, store)
+    await soon(REF.write.send("a!"))
+    await soon(Author.reached.wait())
+    await settle()
+    runtime.vanish()
+    boot(start, store)
+    await soon(REF.plain())
+    found = await soon(turns(3))
+    assert [entry["event"] for entry in found] == ["started", "resumed", "committed"]
+    assert found[2]["published"] == {"output": [[0, 3]]}
+    assert len({entry["message_id"] for entry in found}) == 1
+    rows = await store.read("author-1", records.RUN, records.RUN + b"\xff", limit=9)
+    assert rows == []
