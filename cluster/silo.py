@@ -30,9 +30,11 @@ from cluster.membership import Membership, NameTaken
 from cluster.overview import list_actors
 from cluster.placement import Placement
 from cluster.store import open_store
+from cluster.suspicion import Suspicion
 from cluster.sweep import sweep
 from cluster.transport import Credentials, GrpcTransport
 from cluster.transport.options import is_loopback
+from cluster.witness import SiloWitness
 
 log = logging.getLogger("cluster.silo")
 
@@ -121,6 +123,7 @@ class Silo:
         self._placement = Placement("")
         self._health: HealthServer | None = None
         self._gateway: Gateway | None = None
+        self._suspicion: Suspicion | None = None
         self._gateway_options = gateway
         self._loads: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -194,6 +197,9 @@ class Silo:
             self._etcd, self._keys, self._membership, store=store, placement=self._placement
         )
         self._make_runtime(store, self._directory)
+        witness = SiloWitness(self._membership, self._etcd, self.runtime, lambda: self._transport)
+        self._suspicion = Suspicion(witness, spawn=self._spawn)
+        self.runtime.queries["probe"] = witness.tell
         await self._enter()
         self._spawn(self._report_load())
         self._spawn(self.runtime.keep_agenda())
@@ -280,6 +286,7 @@ class Silo:
             credentials=self._credentials,
             max_payload=self._settings.max_payload + 64 * 1024,
             insecure=self._insecure,
+            on_suspect=self._suspicion.suspect if self._suspicion is not None else None,
         )
         bound = await self._transport.listen(self._listen)
         self._listen = bound  # a rejoin keeps the port

@@ -55,6 +55,8 @@ class GrpcLink:
         self._leaving = False
         self._closed = False
         self._reason = ""
+        self.broken = False
+        """Whether the link ended because the connection did, and nobody said goodbye."""
 
     @property
     def peer(self) -> str:
@@ -151,6 +153,7 @@ class GrpcLink:
             while not self._closed:
                 data = await self._stream.read()
                 if not isinstance(data, bytes):
+                    self.broken = not (self._leaving or self._closed)
                     self.end("the transport was closed" if self._leaving else f"{self.peer} ended the link or was lost")
                 elif not self._closed:
                     self._take(data)
@@ -161,6 +164,7 @@ class GrpcLink:
             self.end("the stream was cancelled")
             raise
         except Exception as error:
+            self.broken = not (self._leaving or self._closed)
             self.end(_why(error))
 
     def _take(self, data: bytes) -> None:
@@ -225,6 +229,7 @@ class GrpcLink:
             self.end("the stream was cancelled")
             raise
         except Exception as error:
+            self.broken = not (self._leaving or self._closed)
             self.end(_why(error))
 
     def _rouse(self) -> None:

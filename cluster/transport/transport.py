@@ -14,6 +14,7 @@ from cluster.transport.handshake import Identity, Introduction, Stream
 from cluster.transport.link import GrpcLink
 from cluster.transport.listener import Listener
 from cluster.transport.options import is_loopback
+from cluster.transport.refusal import WrongSilo
 
 _TEARDOWN: Final = 1.0  # seconds for gRPC to wake those that wait for a stream that is gone
 
@@ -28,6 +29,8 @@ class GrpcTransport:
     envelope in bytes that this side takes, ``window`` how many bytes a peer may have under way to it, ``max_queued``
     how many bytes may wait for one slow peer before requests to it are refused. Times are in seconds: a dial takes at
     most ``connect_timeout``, a silent peer is given up after about twice ``keepalive``.
+
+    ``on_suspect`` is told of a silo whose connection broke without a goodbye, or was refused.
 
     Silos call ``listen``; clients only dial. To be used on one running loop.
     """
@@ -47,6 +50,7 @@ class GrpcTransport:
         close_timeout: float = 2.0,
         keepalive: float = 3.0,
         insecure: bool = False,
+        on_suspect: Callable[[str], None] | None = None,
     ) -> None:
         if window < frame.MIN_WINDOW:
             raise ValueError(f"window is {window} bytes, but must be at least {frame.MIN_WINDOW}")
@@ -60,6 +64,7 @@ class GrpcTransport:
         self._close_timeout = close_timeout
         self._keepalive = keepalive
         self._insecure = insecure
+        self._on_suspect = on_suspect
 
         self._links: dict[str, GrpcLink] = {}  # by peer: the one to send on
         self._open: set[GrpcLink] = set()
@@ -129,6 +134,14 @@ class GrpcTransport:
             raise ConnectionError(f"no link to {silo}: its endpoint is not known")
         return await self._shared_dial(silo, endpoint)
 
+    async def probe(self, silo: str, endpoint: str) -> None:
+        """Make sure that the silo answers at ``host:port``, on a connection of its own. Raises like ``connect``."""
+        dial = Dial(self._identity, endpoint, keepalive=self._keepalive)
+        try:
+            await dial.introduce(expected=silo, is_silo=True, timeout=self._connect_timeout)
+        finally:
+            await dial.hang_up()
+
     async def connect_to(self, endpoint: str) -> GrpcLink:
         """A link to whichever silo listens on ``host:port``: the open one, if there is one. Raises like ``connect``."""
         return await self._shared_dial("", endpoint)
@@ -162,7 +175,13 @@ class GrpcTransport:
     def _dialled(self, key: tuple[str, str], task: asyncio.Task[GrpcLink]) -> None:
         self._dials.pop(key, None)
         if not task.cancelled():
-            task.exception()  # if all who waited were cancelled, nobody else asks for it
+            error = task.exception()  # if all who waited were cancelled, nobody else asks for it
+            if isinstance(error, ConnectionRefusedError | WrongSilo):
+                self._suspect(key[0])
+
+    def _suspect(self, silo: str) -> None:
+        if silo and self._on_suspect is not None and self._closing is None:
+            self._on_suspect(silo)
 
     async def _dial(self, silo: str, endpoint: str) -> GrpcLink:
         try:
@@ -250,6 +269,8 @@ class GrpcTransport:
             self._handler.on_closed(link, unsent)
         except Exception:
             _log.exception("the handler failed on the end of the link to %s", link.peer)
+        if link.broken and link.peer_is_silo:
+            self._suspect(link.peer)
 
     async def _close(self) -> None:
         for dial in list(self._dials.values()):
