@@ -8,6 +8,7 @@ from actors.errors import (
     ActorFailed,
     Busy,
     CallCycle,
+    ChannelClosed,
     ClusterUnavailable,
     ConnectionLost,
     IdempotencyKeyReused,
@@ -16,6 +17,7 @@ from actors.errors import (
     MessageParked,
     NotAuthorized,
     NotRepeated,
+    OffsetGone,
     OutcomeUnknown,
     PayloadTooLarge,
     Rejected,
@@ -30,6 +32,7 @@ from actors.errors import (
 from actors.handler import handler
 from actors.journal import Retry
 from actors.ref import ActorRef, Receipt, actor_ref
+from actors.retention import Retention
 from actors.timer import Timer
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "Busy",
     "CallCycle",
     "Channel",
+    "ChannelClosed",
     "ClusterUnavailable",
     "ConnectionLost",
     "Context",
@@ -50,10 +54,12 @@ __all__ = [
     "MessageParked",
     "NotAuthorized",
     "NotRepeated",
+    "OffsetGone",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "Receipt",
     "Rejected",
+    "Retention",
     "Retry",
     "SerializationFailed",
     "StateUnreadable",

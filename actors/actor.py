@@ -4,7 +4,7 @@ import inspect
 import logging
 import sys
 from abc import ABCMeta
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
@@ -15,6 +15,7 @@ from actors.context import Context, current_turn, gathering_turn
 from actors.durations import seconds
 from actors.handler import Handler, HandlerSpec, Lane
 from actors.ref import UNSET, ActorRef, Receipt
+from actors.retention import ALL, Retention
 from actors.state import StateCodec
 from actors.timer import Timer
 
@@ -35,6 +36,7 @@ class ActorOptions(NamedTuple):
     max_queue: int = 1000
     placement: str | Callable[..., str] = "balanced"
     public: bool = False
+    channel_retention: Retention = ALL
 
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ class Actor(metaclass=_ActorMeta):
     and takes effect once, and what a turn did is durable when its reply leaves; "deactivation": the state is stored
     when the actor goes to sleep; "never"), ``idle_timeout`` (seconds without a message after which it is put to sleep),
     ``max_queue`` (waiting messages beyond which ``MailboxFull`` is raised), ``placement`` ("balanced", "local", "hash",
-    "random", "labels:name=value" or a callable) and ``public`` (``receive`` may be called through the HTTP gateway).
+    "random", "labels:name=value" or a callable), ``public`` (``receive`` may be called, and channels be published to,
+    through the HTTP gateway) and ``channel_retention`` (a ``Retention``: what of each channel is kept).
 
     An annotation ``state: SomeClass`` (dataclass, msgspec.Struct or pydantic model whose fields all have defaults)
     gives the actor a durable state.
@@ -78,6 +81,7 @@ class Actor(metaclass=_ActorMeta):
         max_queue: int | None = None,
         placement: str | Callable[..., str] | None = None,
         public: bool | None = None,
+        channel_retention: Retention | Mapping[str, Any] | tuple[Any, ...] | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -98,6 +102,7 @@ class Actor(metaclass=_ActorMeta):
             base.max_queue if max_queue is None else max_queue,
             base.placement if placement is None else placement,
             base.public if public is None else public,
+            base.channel_retention if channel_retention is None else _retention(cls.__name__, channel_retention),
         )
         _check_options(cls.__name__, cls._options)
         cls._handlers = _collect_handlers(cls)
@@ -317,6 +322,13 @@ def _collect_handlers(actor: type[Actor]) -> dict[str, Handler]:
 
 
 _PLACEMENTS = ("balanced", "local", "hash", "random")
+
+
+def _retention(name: str, given: Retention | Mapping[str, Any] | tuple[Any, ...]) -> Retention:
+    try:
+        return Retention.of(given)
+    except ValueError as error:
+        raise ValueError(f"class {name}: channel_retention: {error}") from None
 
 
 def _check_options(name: str, options: ActorOptions) -> None:

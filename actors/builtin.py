@@ -8,7 +8,7 @@ import msgspec
 from actors import codec, failure, records
 from actors.context import current_turn, gathering_turn
 from actors.effects import Effects
-from actors.errors import MessageParked, Rejected
+from actors.errors import MessageParked, OffsetGone, Rejected
 from actors.handler import Lane
 from actors.records import BESIDE, JOURNAL, MESSAGE, PARKED, ChannelItem, Done, Parked, Pending
 from actors.ref import INTERRUPT
@@ -49,7 +49,8 @@ async def timer(actor: "Actor", number: int) -> None:
 async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIterator[Any]:
     """The entries of a channel behind an offset, as (offset, kind, value, turn), and then those to come.
 
-    Ends with "closed" if the channel was deleted; an end without it means that the activation goes.
+    Ends with "closed" if the channel was deleted; an end without it means that the activation goes. Raises
+    ``OffsetGone`` where the next entry is not retained any more.
     """
     activation = actor._activation
     log = activation.durable_side.channel(channel)
@@ -58,13 +59,22 @@ async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIte
     if after is not None and after < floor - 1:
         yield _closed(floor - 1)
         return
-    offset = log.first if after is None else max(after + 1, log.first)
+    offset = log.begin if after is None else after + 1
     log.join()
     try:
         while await log.wait(offset):
-            for found, item in await log.read(store, address, offset):
+            try:
+                entries = await log.read(store, address, offset)
+            except OffsetGone as gone:
+                if after is not None:
+                    raise
+                offset = gone.first  # it asked for what is retained, and some of that went just now
+                continue
+            if not entries:
+                break
+            for found, item in entries:
                 yield msgspec.Raw(records.encode((found, item.kind, msgspec.Raw(item.data), item.turn)))
-                offset = found + 1
+                after, offset = found, found + 1
         if log.erased:
             yield _closed(activation.durable_side.floor - 1)
     finally:

@@ -3,10 +3,18 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from actors import records
+from actors.errors import OffsetGone
 from actors.ports import Store
 from actors.records import ChannelHead, ChannelItem
+
+if TYPE_CHECKING:
+    from actors.retention import Retention
+
+Cut: TypeAlias = tuple[bytes, bytes]
+"""A range of keys that a commit removes."""
 
 TAIL = 256  # entries that are kept in memory while somebody reads
 _AT_ONCE = 256  # entries that are read from the store in one go
@@ -15,25 +23,41 @@ _AT_ONCE = 256  # entries that are read from the store in one go
 class ChannelLog:
     """Gives out offsets, and joins what is stored with what has just been committed at one mark, ``end``."""
 
-    __slots__ = ("_changed", "_ended", "_readers", "_tail", "end", "erased", "first", "name", "next", "size")
+    __slots__ = (
+        "_changed", "_ended", "_readers", "_tail", "begin", "doomed", "end", "erased", "first", "keep", "name", "next",
+        "oldest", "size", "trimmed_at",
+    )  # fmt: skip
 
-    def __init__(self, name: str, head: ChannelHead) -> None:
+    def __init__(self, name: str, head: ChannelHead, keep: "Retention") -> None:
         self.name = name
+        self.keep = keep
         self.first = head.first
+        """The first offset that is retained, or will be with the commits under way."""
         self.next = head.next
         """The offset of the next entry."""
         self.size = head.size
+        self.oldest = head.oldest
+        self.begin = head.first
+        """What was below this is gone for good."""
         self.end = head.next
         """The entries below this are durable, and readers may see them."""
+        self.trimmed_at = head.size
+        """The size of the channel when it was last looked at for what is too much."""
+        self.doomed = False
+        """Whether a commit under way erases it."""
         self.erased = False
         self._tail: deque[tuple[int, ChannelItem]] | None = None
         self._readers = 0
         self._ended = False
         self._changed: asyncio.Event | None = None
 
-    def append(self, put: dict[bytes, bytes], items: Sequence[ChannelItem], at: float) -> list[ChannelItem]:
-        """Add entries to a commit; return them as they are stored."""
+    def append(
+        self, put: dict[bytes, bytes], cut: list[Cut], items: Sequence[ChannelItem], at: float
+    ) -> list[ChannelItem]:
+        """Add entries to a commit, and let go what is then too many; return them as they are stored."""
         prefix, offset, size = records.item_prefix(self.name), self.next, self.size
+        if self.first == offset:
+            self.oldest = at
         stored = []
         for item in items:
             size += len(item.data)
@@ -42,8 +66,24 @@ class ChannelLog:
             stored.append(entry)
             offset += 1
         self.next, self.size = offset, size
-        put[records.CHANNEL + self.name.encode()] = records.encode(ChannelHead(offset, self.first, size))
+        limit = self.keep.items
+        self.trim(put, cut, self.first if limit is None else offset - limit)
         return stored
+
+    def trim(self, put: dict[bytes, bytes], cut: list[Cut], first: int) -> None:
+        """Add to a commit where the channel ends, and begins: what is before ``first`` goes."""
+        if first > self.first:
+            prefix = records.item_prefix(self.name)
+            cut.append((prefix + self.first.to_bytes(8, "big"), prefix + first.to_bytes(8, "big")))
+            for offset in range(max(self.first, self.end), first):  # what this very commit, or one under way, brings
+                put.pop(prefix + offset.to_bytes(8, "big"), None)
+            self.first = first
+        head = ChannelHead(self.next, self.first, self.size, oldest=self.oldest)
+        put[records.CHANNEL + self.name.encode()] = records.encode(head)
+
+    def trimmed(self, first: int) -> None:
+        """What was before ``first`` is gone."""
+        self.begin = max(self.begin, first)
 
     def committed(self, first: int, items: list[ChannelItem]) -> None:
         """The entries from offset ``first`` on are durable: show them to the readers."""
@@ -86,16 +126,38 @@ class ChannelLog:
         while offset >= self.end:
             if self.erased or self._ended:
                 return False
-            if self._changed is None:
-                self._changed = asyncio.Event()
-            await self._changed.wait()
+            await self._change()
         return not self._ended or self.erased
 
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        await self._changed.wait()
+
     async def read(self, store: Store, address: str, offset: int) -> list[tuple[int, ChannelItem]]:
-        """Some durable entries from ``offset`` on, in order: from memory if they are there, else from the store."""
+        """Some durable entries from ``offset`` on, in order: from memory if they are there, else from the store.
+
+        None are left if the channel was deleted, or the activation goes. Raises ``OffsetGone`` where they are retained
+        no more.
+        """
         if self._tail and offset >= self._tail[0][0]:
             return [entry for entry in self._tail if entry[0] >= offset]
-        return await read_items(store, address, self.name, offset, self.end)
+        found = await read_items(store, address, self.name, offset, self.end) if offset >= self.begin else []
+        if found and found[0][0] == offset:
+            return found
+        while self.doomed and not (self.erased or self._ended):
+            await self._change()
+        if self.erased or self._ended:
+            return []
+        raise self.gone(address, offset, found[0][0] if found else self.first)
+
+    def gone(self, address: str, offset: int, first: int) -> OffsetGone:
+        """The error of who reads from an offset that is not retained any more."""
+        return OffsetGone(
+            f"{address}/{self.name}: what was at offset {offset} is not retained any more; the first entry that is has "
+            f"offset {first}. Read from there on",
+            first=first,
+        )
 
 
 async def read_items(

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from actors import records
-from actors.channel_log import ChannelLog
+from actors.channel_log import ChannelLog, Cut
 from actors.durable_state import DurableState
 from actors.effects import Effects
 from actors.envelope import Accepted, Envelope, Failure, Mode, Reply, Request
@@ -43,6 +43,7 @@ from actors.records import (
     encode,
 )
 from actors.reminders import Reminders
+from actors.retention import SYSTEM, Trimmer
 from actors.turn_log import TurnLog
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class Durable:
     """What the store knows of an activation beside its state, and every change of it on the way there."""
 
     __slots__ = (
-        "_activation", "_admitting", "_drop", "_journals", "_readers_ended", "_then", "_turn_log", "_wake", "_written",
-        "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows", "state", "writes",
+        "_activation", "_admitting", "_cut", "_drop", "_journals", "_readers_ended", "_then", "_turn_log", "_wake",
+        "_written", "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows", "state", "trimmer",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, activation: "Activation", state: DurableState | None, counter: Counter | None = None) -> None:
@@ -91,6 +93,9 @@ class Durable:
         self._journals: dict[bytes, dict[bytes, bytes]] | None = None  # what was loaded, by message number
         self._admitting: list[Turn] | None = None
         self._drop: list[bytes] = []
+        self._cut: list[Cut] = []
+        keep = activation.type.options.channel_retention
+        self.trimmer = Trimmer(activation, keep) if keep.bytes is not None or keep.age is not None else None
         self._then: list[Callable[[], None]] = []
         self._wake: float | None = None
         self.floor = 0
@@ -141,6 +146,8 @@ class Durable:
             self.outbox.start()
         if self.reminders is not None:
             self.reminders.start()
+        if self.trimmer is not None:
+            self.trimmer.start()
 
     def stop(self) -> None:
         """The activation has ended."""
@@ -148,6 +155,8 @@ class Durable:
             self.outbox.stop()
         if self.reminders is not None:
             self.reminders.stop()
+        if self.trimmer is not None:
+            self.trimmer.stop()
         self.end_readers()
 
     def end_readers(self) -> None:
@@ -197,7 +206,8 @@ class Durable:
     def _add_channel(self, name: str, head: ChannelHead) -> ChannelLog:
         if self.channels is None:
             self.channels = {}
-        log = self.channels[name] = ChannelLog(name, head)
+        keep = SYSTEM if name.startswith("$") else self._activation.type.options.channel_retention
+        log = self.channels[name] = ChannelLog(name, head, keep)
         if self._readers_ended:
             log.end_readers()
         return log
@@ -286,6 +296,7 @@ class Durable:
         dropped, self._drop = [*self._drop, *self.inbox.take_forgotten(), *drop], []
         if self.outbox is not None:
             dropped += self.outbox.take_delivered()
+        cut, self._cut = self._cut, []
         wake = self._next_wake()
         changed, self._wake = wake != self._wake or erase, wake
         then, self._then = self._then, []
@@ -296,6 +307,7 @@ class Durable:
                 state=state,
                 put=put or {},
                 drop=dropped,
+                cut=cut,
                 erase=erase,
                 wake=wake if changed else UNSET,
                 asleep=asleep,
@@ -307,7 +319,9 @@ class Durable:
         if self.rows > 0 or (self.outbox is not None and self.outbox.pending):
             now = self._activation.runtime.clock.time()
             return self._wake if self._wake is not None and self._wake <= now else now
-        return self.reminders.next_due() if self.reminders is not None else None
+        due = self.reminders.next_due() if self.reminders is not None else None
+        trim = self.trimmer.next_due() if self.trimmer is not None else None
+        return trim if due is None else due if trim is None else min(due, trim)
 
     def journal(
         self,
@@ -392,9 +406,21 @@ class Durable:
         """Add entries of a channel to a commit, and show them to its readers afterwards; return the first offset."""
         channel = self.channel(name)
         first = channel.next
-        stored = channel.append(put, items, self._activation.runtime.clock.time())
+        stored = channel.append(put, self._cut, items, self._activation.runtime.clock.time())
+        if channel.first > channel.begin:
+            self._then.append(partial(channel.trimmed, channel.first))
         self._then.append(partial(channel.committed, first, stored))
+        if self.trimmer is not None:
+            self._then.append(partial(self.trimmer.published, channel))
         return first
+
+    def trim(self, channel: ChannelLog, first: int, oldest: float) -> Write:
+        """A commit that removes the entries before offset ``first``; no other one is older than ``oldest``."""
+        put: dict[bytes, bytes] = {}
+        channel.oldest = oldest
+        channel.trim(put, self._cut, first)
+        self._then.append(partial(channel.trimmed, channel.first))
+        return self.compose(put=put)
 
     def _keep_what_waits(self, put: dict[bytes, bytes]) -> None:
         """Of everything that is erased keep the messages that wait, and where the channels have come to."""
@@ -407,6 +433,7 @@ class Durable:
         if self.floor:
             put[FLOOR] = encode(self.floor)
         for channel in (self.channels or {}).values():
+            channel.doomed = True
             self._then.append(channel.erase)
 
     def park(self, turn: "Turn", reason: str) -> Write:

@@ -12,6 +12,8 @@
     │   ├── ClusterUnavailable  no silo, directory or store could be reached in time
     │   ├── CallCycle           the call came back to an actor that waits for it
     │   ├── IdempotencyKeyReused another message had this idempotency key
+    │   ├── OffsetGone          what a reader of a channel has yet to read is not retained any more
+    │   ├── ChannelClosed       nothing can be published there any more
     │   └── StateUnreadable     the stored state does not fit the state class; it was left untouched
     ├── OutcomeUnknown          may have run: retry only what is idempotent
     │   ├── Timeout             no answer within the deadline
@@ -75,6 +77,21 @@ class CallCycle(Rejected):
 
 class IdempotencyKeyReused(Rejected):
     """Another message to the same actor had this idempotency key within the retention time. This one did not run."""
+
+
+class OffsetGone(Rejected):
+    """What followed the reader's offset in a channel is not retained any more. ``first``: the first offset that is."""
+
+    def __init__(self, text: str, *, first: int = 0) -> None:
+        super().__init__(text)
+        self.first = first
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args, {"first": self.first}
+
+
+class ChannelClosed(Rejected):
+    """The channel was closed: nothing can be published there any more."""
 
 
 class StateUnreadable(Rejected):

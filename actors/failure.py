@@ -5,12 +5,16 @@ import sys
 import traceback
 from typing import Any
 
+import msgspec
+
 from actors import codec, errors
 from actors.envelope import Failure
 
 
 def refusal(request_id: int, error: errors.ActorError) -> Failure:
     """The engine's own refusal or loss of a request."""
+    if isinstance(error, errors.OffsetGone):
+        return Failure(request_id, type(error).__name__, message(error), args=codec.encode(error.first))
     if not isinstance(error, errors.ActorFailed):
         return Failure(request_id, type(error).__name__, message(error))
     cause = error.__cause__  # an actor that could not be activated: its failure is passed on whole
@@ -86,6 +90,8 @@ def to_exception(failure: Failure, *, trusted: bool) -> errors.ActorError:
     kind = getattr(errors, failure.error, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.ActorError)):
         kind = errors.ActorError  # of a newer release
+    if kind is errors.OffsetGone:
+        return errors.OffsetGone(failure.text, first=msgspec.msgpack.decode(failure.args or b"\0", type=int))
     if kind is not errors.ActorFailed:
         return kind(failure.text)
     error = errors.ActorFailed(

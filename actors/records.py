@@ -127,6 +127,8 @@ class ChannelHead(msgspec.Struct, array_like=True):
     """Bytes of all entries that there ever were, as their ``end`` counts them."""
     closed: bool = False
     """Whether the last entry is the one that closed it."""
+    oldest: float = 0.0
+    """A time that no entry which is retained is older than."""
 
 
 class ChannelItem(msgspec.Struct, array_like=True):

@@ -18,6 +18,7 @@ from actors.errors import (
     Interrupted,
     OutcomeUnknown,
     PayloadTooLarge,
+    Rejected,
     SerializationFailed,
     Timeout,
     TurnInterrupted,
@@ -494,6 +495,8 @@ class Turn:
         self._log_if_unheard(error)
         if isinstance(error, _Unsendable):
             return failure.refusal(self.request.id, error.reason)
+        if self.spec.builtin and isinstance(error, Rejected) and self.request.handler not in OWN:
+            return failure.refusal(self.request.id, error)  # of the engine itself
         return failure.raised(self.request.id, self.where, error)
 
     # -- what its senders are told ----------------------------------------------------------------------------------

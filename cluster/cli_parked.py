@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from actors.errors import ActorFailed, Rejected
+from actors.errors import Rejected
 from actors.ref import ActorRef, RemoteHandler
 from cluster.cli_connect import Main, connected, parse_ref
 from cluster.cli_options import AsJson
@@ -77,12 +77,7 @@ async def _read(client: Client, question: ParkedQuestion) -> list[dict[str, Any]
 
 
 async def _resolve(ref: ActorRef, action: str, message_id: str) -> None:
-    try:
-        await RemoteHandler(ref, "$parked")(action, message_id)
-    except ActorFailed as error:
-        if error.type_name != f"{Rejected.__module__}.{Rejected.__qualname__}":
-            raise
-        raise Rejected(error.message) from None  # somebody else was quicker
+    await RemoteHandler(ref, "$parked")(action, message_id)
 
 
 def _print_all(found: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ anything: what was pickled is named, not restored.
 import base64
 import math
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -379,6 +380,7 @@ class Inspector:
         if actor_type is None:
             return None
         options = actor_type.options._asdict()
+        options["channel_retention"] = asdict(actor_type.options.channel_retention)
         return {name: value if not callable(value) else value.__qualname__ for name, value in options.items()}
 
 

@@ -20,6 +20,8 @@ _STATUS: Final[dict[type[Exception], HTTPStatus]] = {
     errors.ClusterUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.CallCycle: HTTPStatus.CONFLICT,
     errors.IdempotencyKeyReused: HTTPStatus.CONFLICT,
+    errors.OffsetGone: HTTPStatus.GONE,
+    errors.ChannelClosed: HTTPStatus.CONFLICT,
     errors.Rejected: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Timeout: HTTPStatus.GATEWAY_TIMEOUT,
     errors.OutcomeUnknown: HTTPStatus.BAD_GATEWAY,

@@ -1,16 +1,21 @@
 """Channels in one process: what an entry says of itself, and stores that older code has written."""
 
 import asyncio
+import pickle
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
-from actors import Actor, Event, actor_ref, codec, handler, records
+from actors import Actor, Event, OffsetGone, Retention, actor_ref, codec, handler, records
+from actors.effects import Effects
+from actors.ports import StoreUnavailable
 from actors.records import ChannelHead, ChannelItem
 from tests.unit.conftest import Start
-from tests.unit.fakes import ScriptedStore, soon
+from tests.unit.fakes import LoopTime, ManualClock, ScriptedStore, settle, soon, until
 
 
 class Wire(Actor):
@@ -84,7 +89,8 @@ async def test_entries_count_the_bytes_of_all_up_to_them(start: Start, store: Sc
     for item in items_of(store, "wire-1").values():
         total += len(item.data)
         assert item.end == total
-    assert head_of(store, "wire-1") == ChannelHead(4, 0, total)
+    head = head_of(store, "wire-1")
+    assert (head.next, head.first, head.size) == (4, 0, total)
 
 
 async def test_a_store_that_older_code_has_written_is_read(start: Start, store: ScriptedStore) -> None:
@@ -98,4 +104,269 @@ async def test_a_store_that_older_code_has_written_is_read(start: Start, store: 
     start(Wire, store=store)
     turn = await soon(actor_ref("wire-1").tell("new"))
     assert await read("wire-1", 3) == [(0, "old 0", "item", ""), (1, "old 1", "item", ""), (2, "new", "item", turn)]
-    assert head_of(store, "wire-1") == ChannelHead(3, 0, len(codec.encode("new")))
+    assert head_of(store, "wire-1").size == len(codec.encode("new"))
+
+
+# -- retention ------------------------------------------------------------------------------------------------------
+
+
+class Wall(ManualClock):
+    """A clock that passes with the loop's."""
+
+    def __init__(self, loop_time: LoopTime) -> None:
+        super().__init__()
+        self._start, self._loop_time = loop_time.now(), loop_time
+
+    def time(self) -> float:
+        return super().time() + self._loop_time.now() - self._start
+
+
+@pytest.mark.parametrize(
+    "given",
+    [Retention(items=3), {"items": 3}, (3,), (3, None, None), {"items": 3, "bytes": None}],
+)
+async def test_items_are_limited_in_the_publishing_commit(start: Start, store: ScriptedStore, given: Any) -> None:
+    class Short(Wire, channel_retention=given):
+        pass
+
+    start(Short, store=store)
+    ref = actor_ref("short-1")
+    for number in range(5):
+        await soon(ref.tell(number))
+        assert list(items_of(store, "short-1")) == list(range(max(0, number - 2), number + 1))
+        assert head_of(store, "short-1").first == max(0, number - 2)
+    await soon(ref.tell(*range(5, 15)))
+    assert list(items_of(store, "short-1")) == [12, 13, 14], "also of what one commit brings"
+    await soon(ref.stream(*"abcdefg"))
+    kept = items_of(store, "short-1")
+    assert list(kept) == [19, 20, 21]
+    assert [event.offset for event in await read("short-1", 3)] == [19, 20, 21]
+    await soon(ref.channel("other").publish(1))
+    assert list(items_of(store, "short-1", "other")) == [0], "each channel has its own limit"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"items": 0}, {"items": -1}, {"items": 1.5}, {"items": True}, {"bytes": 0}, {"bytes": "1"}, {"age": 0},
+        {"age": -1}, {"age": float("nan")}, {"age": float("inf")}, {"age": True}, {"age": "1"}, {"count": 1},
+        (1, 2, 3, 4), 5, "5", [1], {"age": timedelta(0)},
+    ],
+)  # fmt: skip
+def test_a_bad_retention_names_the_class(given: Any) -> None:
+    with pytest.raises(ValueError, match="class Bad: channel_retention: "):
+
+        class Bad(Actor, channel_retention=given):
+            pass
+
+
+def test_a_retention_is_inherited_and_says_its_age_in_seconds() -> None:
+    class Base(Actor, channel_retention={"age": timedelta(minutes=1), "items": 7}):
+        pass
+
+    class Derived(Base):
+        pass
+
+    assert Derived._options.channel_retention == Retention(items=7, age=60)
+    assert Derived._options.channel_retention.seconds == 60.0
+
+
+async def test_bytes_are_limited_soon_and_never_below(start: Start, store: ScriptedStore) -> None:
+    limit = 10_000
+
+    class Heavy(Wire, channel_retention={"bytes": limit}):
+        pass
+
+    start(Heavy, store=store)
+    ref = actor_ref("heavy-1")
+
+    def kept() -> int:
+        return sum(len(item.data) for item in items_of(store, "heavy-1").values())
+
+    sent = 0
+    for number in range(100):
+        await soon(ref.tell("x" * (100 + number * 10)))
+        sent += len(codec.encode("x" * (100 + number * 10)))
+        await settle()
+        assert kept() >= min(limit, sent)
+        assert kept() <= limit + limit // 8 + 2000
+    await soon(ref.tell("y" * 50_000))
+    await until(lambda: len(items_of(store, "heavy-1")) == 1, "the newest is kept, however large")
+    assert (await read("heavy-1", 1))[0].offset == 100
+    offsets = list(items_of(store, "heavy-1"))
+    assert head_of(store, "heavy-1").first == offsets[0]
+
+
+async def test_what_an_owner_could_not_trim_the_next_one_does(start: Start, store: ScriptedStore) -> None:
+    """The silo dies between the publishing and the trimming commit."""
+
+    class Heavy(Wire, channel_retention={"bytes": 1000}):
+        pass
+
+    runtime = start(Heavy, store=store)
+    await soon(actor_ref("heavy-1").tell("first"))
+    trim, runtime.activations["heavy-1"].durable_side.trimmer = (
+        runtime.activations["heavy-1"].durable_side.trimmer,
+        None,
+    )
+    assert trim is not None
+    await soon(actor_ref("heavy-1").tell(*["x" * 100] * 100))
+    runtime.vanish()
+    assert len(items_of(store, "heavy-1")) == 101
+    start(Heavy, store=ScriptedStore(store.data))
+    await soon(actor_ref("heavy-1").tell())
+    await until(lambda: len(items_of(store, "heavy-1")) == 10, "it is trimmed")
+    assert [event.offset for event in await read("heavy-1", 10)] == [*range(91, 101)]
+
+
+async def test_a_trimming_commit_that_fails_is_made_up_for(
+    start: Start, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Heavy(Wire, channel_retention={"bytes": 1000}):
+        pass
+
+    start(Heavy, store=store)
+    reading = store.read
+
+    async def fail(*args: Any, **kwargs: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "read", fail)
+    await soon(actor_ref("heavy-1").tell(*["x" * 100] * 100))
+    await settle()
+    assert len(items_of(store, "heavy-1")) == 100
+    monkeypatch.setattr(store, "read", reading)
+    await soon(actor_ref("heavy-1").tell("y"))
+    await until(lambda: len(items_of(store, "heavy-1")) == 11, "it is trimmed")
+
+
+async def test_what_is_too_old_goes_also_while_the_actor_sleeps(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    class Old(Wire, channel_retention={"age": 100}, idle_timeout=1):
+        pass
+
+    runtime = start(Old, store=store, clock=Wall(loop_time))
+    runtime.spawn(runtime.keep_agenda())
+    ref = actor_ref("old-1")
+    await soon(ref.tell("a", "b"))
+    await loop_time.jump(50)
+    await soon(ref.tell("c", "d"))
+    await loop_time.jump(10)
+    await until(lambda: not runtime.activations, "it sleeps")
+    wake = store.data.records["old-1"].wake or 0.0
+    await loop_time.jump(39)
+    assert len(items_of(store, "old-1")) == 4, "nothing goes early"
+    store.opened.clear()
+    for _ in range(20):
+        await loop_time.jump(1.1)
+    await until(lambda: list(items_of(store, "old-1")) == [2, 3], "what is too old is gone")
+    for _ in range(10):
+        await loop_time.jump(2)
+    await until(lambda: not runtime.activations, "it sleeps again")
+    assert (store.data.records["old-1"].wake or 0.0) > wake + 40
+    for _ in range(100):
+        await loop_time.jump(2)
+    await until(lambda: list(items_of(store, "old-1")) == [3], "the newest is kept")
+    await until(lambda: not runtime.activations, "it sleeps again")
+    assert store.opened == ["old-1"] * 2, "it is woken no more often than there is something to do"
+    assert store.data.records["old-1"].wake is None, "and never for the newest entry"
+    assert [event.data for event in await read("old-1", 1)] == ["d"]
+
+
+async def test_what_is_too_old_goes_while_the_actor_is_awake(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    class Old(Wire, channel_retention={"age": timedelta(seconds=80)}, idle_timeout=1e6):
+        pass
+
+    start(Old, store=store, clock=Wall(loop_time))
+    for number in range(30):
+        await soon(actor_ref("old-1").tell(number))
+        await loop_time.jump(10)
+    await settle()
+    oldest = next(iter(items_of(store, "old-1")))
+    assert 19 <= oldest <= 22
+
+
+async def test_entries_of_older_code_are_trimmed_by_age(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    """Their channel does not say how old the oldest one is."""
+
+    class Old(Wire, channel_retention={"age": 100}):
+        pass
+
+    clock = Wall(loop_time)
+    start(Old, store=store, clock=clock)
+    await soon(actor_ref("old-1").tell())
+    rows = store.data.records["old-1"].records
+    rows[records.CHANNEL + b"output"] = records.encode([300, 0])
+    for offset in range(300):
+        at = clock.time() - (1000 if offset < 200 else 50)
+        rows[records.item_key("output", offset)] = records.encode(["item", codec.encode(offset), at])
+    start(Old, store=store, clock=clock)
+    await soon(actor_ref("old-1").tell())
+    await loop_time.jump(1)
+    await until(lambda: list(items_of(store, "old-1")) == [*range(200, 300)], "they are gone")
+
+
+async def test_system_channels_have_a_limit_of_their_own(start: Start, store: ScriptedStore) -> None:
+    runtime = start(Wire, store=store)
+    await soon(actor_ref("wire-1").tell())
+    activation = runtime.activations["wire-1"]
+    effects = Effects()
+    effects.items["$log"] = [ChannelItem("item", codec.encode(number)) for number in range(1500)]
+    assert await activation.write(activation.durable_side.apart(effects))
+    assert list(items_of(store, "wire-1", "$log")) == [*range(500, 1500)]
+
+
+async def test_a_reader_whose_place_was_trimmed_is_told(start: Start, store: ScriptedStore) -> None:
+    class Short(Wire, channel_retention=(3,)):
+        pass
+
+    start(Short, store=store)
+    await soon(actor_ref("short-1").tell(*range(10)))
+    assert [event.offset for event in await read("short-1", 3)] == [7, 8, 9]
+    assert [event.offset for event in await read("short-1", 3, after=6)] == [7, 8, 9]
+    for after in (-1, 0, 5):
+        with pytest.raises(OffsetGone, match=f"short-1/output: what was at offset {after + 1} .* has offset 7") as gone:
+            await read("short-1", 1, after=after)
+        assert gone.value.first == 7
+        assert pickle.loads(pickle.dumps(gone.value)).first == 7
+
+
+async def test_a_live_reader_that_was_overtaken_is_told(start: Start, store: ScriptedStore) -> None:
+    class Short(Wire, channel_retention=(300,)):
+        pass
+
+    start(Short, store=store)
+    await soon(actor_ref("short-1").tell(*range(10)))
+    async with aclosing(actor_ref("short-1").channel().subscribe()) as events:  # type: ignore[type-var]
+        seen = [(await soon(anext(events))).offset]
+        for _ in range(30):  # more than its credit lets it have
+            await soon(actor_ref("short-1").tell(*[b"x" * 65536] * 40))
+        with pytest.raises(OffsetGone) as gone:
+            while True:
+                seen.append((await soon(anext(events))).offset)
+    assert seen == [*range(len(seen))], "nothing is skipped before it is told"
+    assert gone.value.first == 10 + 30 * 40 - 300
+    assert len(seen) < gone.value.first
+
+
+async def test_a_reader_is_told_where_a_commit_under_way_trims(start: Start, store: ScriptedStore) -> None:
+    """The rows are gone, and the owner does not know it yet."""
+
+    class Short(Wire, channel_retention=(3,)):
+        pass
+
+    runtime = start(Short, store=store)
+    await soon(actor_ref("short-1").tell(*range(3)))
+    log = runtime.activations["short-1"].durable_side.channel("output")
+    for offset in range(2):
+        del store.data.records["short-1"].records[records.item_key("output", offset)]
+    log.first = 2
+    with pytest.raises(OffsetGone) as gone:
+        await read("short-1", 1, after=-1)
+    assert gone.value.first == 2
+    assert [event.offset for event in await read("short-1", 1)] == [2], "who asked for what there is gets that"
