@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors import Actor, ActorFailed, Context, actor_ref, handler
+from actors import Actor, ActorFailed, Context, Retention, actor_ref, handler
 from actors.actor import ActorType
 from actors.runtime import Runtime, actor_types
 from tests.unit.conftest import Start
