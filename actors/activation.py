@@ -132,6 +132,9 @@ class Activation:
     def accept(self, request: Request, origin: "Link | LocalCaller") -> None:
         """Take a request: run it, queue it, or refuse it."""
         spec = self.type.handlers.get(request.handler)
+        if request.outside and (spec is None or not spec.public):
+            origin.send(failure.refusal(request.id, arriving.not_public(request)))
+            return
         if spec is None or (request.mode is not Mode.SEND and (request.mode is Mode.STREAM) is not spec.streams):
             origin.send(failure.refusal(request.id, arriving.unknown_handler(self, request, spec)))
             return

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from actors import codec
 from actors.builtin import REMINDER, TIMER
 from actors.envelope import Mode, Request
-from actors.errors import CallCycle, ClusterUnavailable, MailboxFull, UnknownHandler
+from actors.errors import CallCycle, ClusterUnavailable, MailboxFull, NotAuthorized, UnknownHandler
 from actors.handler import HandlerSpec
 from actors.mailbox import Mailbox
 from actors.reminders import Due
@@ -66,6 +66,14 @@ def unknown_handler(activation: "Activation", request: Request, spec: HandlerSpe
     if spec.streams:
         return UnknownHandler(f"{activation.address}: {name!r} is an async generator: iterate ref.{name}.stream(...)")
     return UnknownHandler(f"{activation.address}: {name!r} is no async generator: call `await ref.{name}(...)`")
+
+
+def not_public(request: Request) -> NotAuthorized:
+    """The refusal of a message from outside: the same whether there is such a handler or not."""
+    return NotAuthorized(
+        f"{request.address}: {request.handler or 'receive'!r} cannot be called from outside of the cluster; "
+        "@handler(public=True), or public=True on the class for receive, allows that"
+    )
 
 
 def is_waiting_for(activation: "Activation", request: Request) -> bool:

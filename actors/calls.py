@@ -90,11 +90,23 @@ def _honest(failed: Failure, request: Request) -> Failure:
 class StreamCall(Call):
     """A stream read in this process: items queue up to the credit that was given."""
 
-    __slots__ = ("_credited", "_error", "_items", "_owed", "_runtime", "_spec", "_waiter", "ended", "waiting_since")
+    __slots__ = (
+        "_credited",
+        "_error",
+        "_items",
+        "_owed",
+        "_raw",
+        "_runtime",
+        "_spec",
+        "_waiter",
+        "ended",
+        "waiting_since",
+    )
 
-    def __init__(self, request: Request, runtime: "Runtime", spec: HandlerSpec | None) -> None:
+    def __init__(self, request: Request, runtime: "Runtime", spec: HandlerSpec | None, *, raw: bool = False) -> None:
         super().__init__(request)
         request.credit = STREAM_CREDIT
+        self._raw = raw
         self._runtime = runtime
         self._spec = spec
         self._items: deque[tuple[bytes, bool]] = deque()
@@ -145,9 +157,11 @@ class StreamCall(Call):
             self._runtime.say(self, Credit(self.request.id, self._owed))
             self._owed = 0
             self._credited = self._runtime.loop.time()  # now and then, so that a slow reader is told from a stalled one
+        if self._raw:
+            return True, payload
         if self._spec is not None and self.request.typed:
             return True, self._spec.decode_result(payload, trusted=trusted)
-        return True, codec.decode(payload, trusted=trusted)
+        return True, codec.decode(payload, trusted=trusted and not self.request.outside)
 
 
 class ForwardedCall(Call):

@@ -142,6 +142,30 @@ def encode(value: object, fits: Callable[[object], bool] = is_plain) -> bytes:
     return _plain.encode(msgspec.msgpack.Ext(PICKLE, _pickle(value)))
 
 
+def encode_outside(value: object) -> bytes:
+    """Encode a result for somebody outside of the cluster: as plain MessagePack, of what JSON has.
+
+    Times are ISO text, bytes base64, sets arrays, objects maps, references their addresses. Raises whatever the value
+    raises that is nothing of that kind.
+    """
+    return _plain.encode(msgspec.to_builtins(value, str_keys=True, enc_hook=_tell_outside))
+
+
+def _tell_outside(value: object) -> object:
+    return value.address if isinstance(value, ActorRef) else _encode_extension(value)
+
+
+def convert_outside(value: object, annotation: Any) -> Any:
+    """Fit a value that came as JSON to an annotation. Raises ``msgspec.ValidationError`` or what a model raises."""
+    return msgspec.convert(value, annotation, str_keys=True, dec_hook=_convert_outside)
+
+
+def _convert_outside(kind: type, value: object) -> object:
+    if isinstance(value, str) and issubclass(kind, ActorRef):
+        return ActorRef(value)
+    return convert_custom(kind, value)
+
+
 def encode_arguments(
     where: str,
     args: tuple[object, ...],

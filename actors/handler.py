@@ -5,11 +5,13 @@ import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Coroutine
 from enum import Enum
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
 from actors import codec
+from actors.envelope import Request
 from actors.errors import SerializationFailed
 from actors.fit import Fit
 from actors.ref import Receipt
@@ -197,6 +199,18 @@ class HandlerSpec:
         fit = self._fits.get(parameter)
         return fit is not None and fit(value)
 
+    def decode_arguments_of(self, request: Request) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Decode and check the arguments of a request. Raises ``SerializationFailed`` that names the argument."""
+        if request.outside:
+            return self._decode_one_by_one(request.payload, self._decode_outside)
+        return self.decode_arguments(request.payload, trusted=request.trusted)
+
+    def _decode_outside(self, name: str, raw: msgspec.Raw) -> Any:
+        try:
+            return codec.convert_outside(codec.decode(raw, trusted=False), self._arguments[name])
+        except Exception as error:
+            raise SerializationFailed(f"{self.where}: argument {name!r}: {error}") from error
+
     def decode_arguments(self, payload: bytes, *, trusted: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Decode and check the arguments of a call. Raises ``SerializationFailed`` that names the argument."""
         count = codec.arity(payload)
@@ -210,9 +224,11 @@ class HandlerSpec:
                 return found.decode(payload), {}
             except Exception:  # noqa: S110  # the slow way finds which argument it was, or that a pickle fits after all
                 pass
-        return self._decode_one_by_one(payload, trusted=trusted)
+        return self._decode_one_by_one(payload, partial(self._decode_argument, trusted=trusted))
 
-    def _decode_one_by_one(self, payload: bytes, *, trusted: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _decode_one_by_one(
+        self, payload: bytes, decode: Callable[[str, msgspec.Raw], Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:
             raw_args, raw_kwargs = codec.split_arguments(payload)
         except msgspec.DecodeError as error:
@@ -224,13 +240,11 @@ class HandlerSpec:
         for name, value in list(bound.arguments.items())[1:]:
             kind = self._signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(self._decode_argument(name, raw, trusted=trusted) for raw in value)
+                bound.arguments[name] = tuple(decode(name, raw) for raw in value)
             elif kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {
-                    k: self._decode_argument(name, raw, trusted=trusted) for k, raw in value.items()
-                }
+                bound.arguments[name] = {k: decode(name, raw) for k, raw in value.items()}
             else:
-                bound.arguments[name] = self._decode_argument(name, value, trusted=trusted)
+                bound.arguments[name] = decode(name, value)
         return bound.args[1:], bound.kwargs
 
     def _decode_argument(self, name: str, raw: msgspec.Raw, *, trusted: bool) -> Any:

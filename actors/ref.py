@@ -26,12 +26,15 @@ class Receipt(NamedTuple):
 class Options(NamedTuple):
     """What ``ActorRef.options`` sets for the calls made through the reference that it returns.
 
-    ``timeout`` None is the default of the runtime, ``float("inf")`` none at all.
+    ``timeout`` None is the default of the runtime, ``float("inf")`` none at all. ``outside``: the call is made on
+    behalf of somebody outside of the cluster. Only public handlers take it, its arguments are fitted to the handler's
+    annotations as JSON values are, and neither they nor the result may need a pickle.
     """
 
     timeout: float | None = None
     headers: tuple[tuple[str, str], ...] = ()
     idempotency_key: str = ""
+    outside: bool = False
 
 
 class Caller(Protocol):

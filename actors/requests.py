@@ -62,6 +62,8 @@ class Requests:
             options.idempotency_key if options is not None else "",
             dict(options.headers) if options is not None and options.headers else _NO_HEADERS,
         )
+        if options is not None and options.outside:
+            request.outside, request.trusted, request.typed = True, False, False
         if request.key and mode is Mode.STREAM:
             raise ValueError(f"{where}: a stream cannot have an idempotency key: its items belong to one call")
         if self._acknowledged:

@@ -124,9 +124,9 @@ class Runtime:
                 turn.asked.append((request.address, request.message_id))
             else:
                 self.requests.acknowledge([(request.address, request.message_id)])
-        if spec is not None and spec.result_typed:
+        if spec is not None and request.typed:
             return spec.decode_result(envelope.payload, trusted=trusted)
-        return codec.decode(envelope.payload, trusted=trusted)
+        return codec.decode(envelope.payload, trusted=trusted and not request.outside)
 
     async def send(self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Receipt:
         """One way. See ``ActorRef.send``."""
@@ -142,11 +142,17 @@ class Runtime:
         return Receipt(known_as or request.message_id)
 
     async def stream(
-        self, ref: ActorRef, handler: str, args: tuple[object, ...], kwargs: dict[str, object]
+        self,
+        ref: ActorRef,
+        handler: str,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        *,
+        raw: bool = False,
     ) -> AsyncIterator[Any]:
-        """Live items of one call. See ``RemoteHandler.stream``."""
+        """Live items of one call. See ``RemoteHandler.stream``. ``raw``: as encoded bytes."""
         spec = self._spec(ref, handler)
-        call = StreamCall(self.requests.make(ref, handler, args, kwargs, Mode.STREAM, spec), self, spec)
+        call = StreamCall(self.requests.make(ref, handler, args, kwargs, Mode.STREAM, spec), self, spec, raw=raw)
         self._start(call)
         try:
             while True:

@@ -295,7 +295,7 @@ class Turn:
 
     def _call_now(self) -> tuple[Envelope, bytes | None]:
         try:
-            args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
+            args, kwargs = self.spec.decode_arguments_of(self.request)
         except SerializationFailed as error:
             self._log_if_unheard(error)
             return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
@@ -336,7 +336,7 @@ class Turn:
 
     async def _call(self) -> tuple[Envelope, bytes | None]:
         try:
-            args, kwargs = self.spec.decode_arguments(self.request.payload, trusted=self.request.trusted)
+            args, kwargs = self.spec.decode_arguments_of(self.request)
         except SerializationFailed as error:
             self._log_if_unheard(error)
             return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
@@ -456,7 +456,10 @@ class Turn:
     def _encode(self, value: object, what: str) -> bytes:
         runtime = self.activation.runtime
         try:
-            payload = codec.encode(value, self.spec.fits_result if self.request.typed else codec.is_plain)
+            if self.request.outside:
+                payload = codec.encode_outside(value)
+            else:
+                payload = codec.encode(value, self.spec.fits_result if self.request.typed else codec.is_plain)
         except Exception as error:  # whatever a value's own pickling raises
             text = f"{self.where}: its {what} ({type(value).__name__}) cannot be serialized: {error}"
             raise _Unsendable(SerializationFailed(f"{text}; the turn committed nothing")) from error
