@@ -11,7 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from actors.errors import ActorError
 from actors.ref import current_caller
 from actors.runtime import Runtime
+from cluster.gateway.actors.paths import ROOT as ACTORS
+from cluster.gateway.actors.routes import ActorRoutes
 from cluster.gateway.body import Incoming
+from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request, response_for
 from cluster.gateway.security import BrowserSecurity
@@ -25,7 +28,7 @@ log = logging.getLogger("cluster.gateway")
 
 
 class Gateway:
-    """Serves ``/v1/stream/...`` for one silo.
+    """Serves ``/v1/...`` for one silo.
 
     ``runtime`` gives the silo's engine, or None while it takes no messages: then everything is answered with 503.
     """
@@ -35,7 +38,9 @@ class Gateway:
     ) -> None:
         self._runtime = runtime
         self._options = options or GatewayOptions()
-        self._live = LiveReader(self._options)
+        self._hub = Hub(runtime)
+        self._live = LiveReader(self._options, self._hub)
+        self._actors = ActorRoutes(self._options, self._hub)
         self._streams = Streams(self._options, self._live)
         self._channels = ActorChannels(self._options, self._live)
         self._subscriptions = Subscriptions(self._options)
@@ -44,11 +49,11 @@ class Gateway:
     @property
     def mount(self) -> Mount:
         """Where it belongs in a larger application."""
-        return Mount(ROOT.rstrip("/"), self)
+        return Mount("/v1", self)
 
     def close(self) -> None:
         """Let live readers go: the silo is about to leave."""
-        self._live.close()
+        self._hub.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -78,9 +83,12 @@ class Gateway:
             raise Problem(503, "ClusterUnavailable", "this silo takes no messages now", headers={"Retry-After": "1"})
         current_caller.set(runtime)
         raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-        before, found, name = raw.partition(b"?")[0].partition(ROOT.encode())
+        raw = raw.partition(b"?")[0]
+        if raw.startswith(ACTORS.encode()):
+            return await self._actors.handle(request, runtime, raw[len(ACTORS) :])
+        before, found, name = raw.partition(ROOT.encode())
         if before or not found:  # the prefix in another spelling would be another name for the same
-            raise Problem(404, "NotFound", f"streams are under {ROOT}")
+            raise Problem(404, "NotFound", f"actors are under {ACTORS}, streams under {ROOT}")
         try:
             path = check_path(name)
         except ValueError as error:

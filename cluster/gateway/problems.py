@@ -49,37 +49,43 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         self.extensions = dict(extensions or {})
 
+    @property
+    def details(self) -> dict[str, object]:
+        """The members of the problem details."""
+        status = HTTPStatus(self.status)
+        return {
+            "type": self.name,
+            "title": status.phrase,
+            "status": int(status),
+            "detail": self.detail,
+            **self.extensions,
+        }
+
 
 def bad_request(detail: str, *, name: str = "BadRequest") -> Problem:
     """What the client sent makes no sense."""
     return Problem(400, name, detail)
 
 
-def response_for(error: Exception) -> Response:
-    """The response that tells of an error. What is no error of ours is said to be internal, without details."""
+def as_problem(error: Exception) -> Problem:
+    """What a client is told of an error. What is no error of ours is said to be internal, without details."""
     if isinstance(error, Problem):
-        return _response(error.status, error.name, error.detail, headers=error.headers, extensions=error.extensions)
+        return error
     for kind in type(error).__mro__:
         status = _STATUS.get(kind)
         if status is not None:
             headers = {"Retry-After": "1"} if status in (429, 503) else {}
-            return _response(status, type(error).__name__, str(error), headers=headers, extensions={})
-    return _response(500, "InternalError", "the silo could not handle this request; its log says why", {}, {})
+            extensions = {"first": error.first} if isinstance(error, errors.OffsetGone) else {}
+            return Problem(status, type(error).__name__, str(error), headers=headers, extensions=extensions)
+    return Problem(500, "InternalError", "the silo could not handle this request; its log says why")
 
 
-def _response(
-    status: int, name: str, detail: str, headers: Mapping[str, str], extensions: Mapping[str, object]
-) -> Response:
-    body = {
-        "type": name,
-        "title": HTTPStatus(status).phrase,
-        "status": int(status),
-        "detail": detail,
-        **extensions,
-    }
+def response_for(error: Exception) -> Response:
+    """The response that tells of an error."""
+    problem = as_problem(error)
     return Response(
-        msgspec.json.encode(body),
-        status_code=status,
-        headers={"Cache-Control": "no-store", **headers},
+        msgspec.json.encode(problem.details),
+        status_code=problem.status,
+        headers={"Cache-Control": "no-store", **problem.headers},
         media_type="application/problem+json",
     )

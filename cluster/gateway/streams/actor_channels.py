@@ -17,6 +17,7 @@ from actors.ports import Store
 from actors.records import CHANNEL, FLOOR, ChannelHead, ChannelItem
 from actors.runtime import Runtime
 from cluster.gateway.body import read_body
+from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
 from cluster.gateway.streams import json_mode
@@ -158,9 +159,9 @@ class ChannelSource:
                 first += 1
         return found
 
-    def tail(self, view: View) -> Tail:
+    def tail(self, view: View, hub: Hub) -> Tail:
         """See ``Source``."""
-        return _ChannelTail(self.channel, view.next - 1)
+        return _ChannelTail(hub.follow(self.channel, view.next - 1))
 
 
 class _ChannelTail(Tail):

@@ -1,20 +1,18 @@
 """Reading the entries of a stream: what is stored straight from the store, what comes from its actor."""
 
-import asyncio
-import contextlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 import msgspec
 
-from actors import Channel, Event, actor_ref
+from actors import Event, actor_ref
 from actors.channel_log import read_items
 from actors.ports import Store
+from cluster.gateway.hub import Follower, Hub
 from cluster.gateway.streams.stream_state import LOG, Entry, Segment, View
 
 _AT_ONCE = 64
-_AHEAD = 16  # entries that may wait for a slow reader
 
 _entries = msgspec.msgpack.Decoder(Entry)
 
@@ -50,53 +48,35 @@ async def read_entries(
 
 
 class Tail:
-    """The entries that a channel gets from an offset on. Use it as a context manager; a slow reader slows it down."""
+    """The entries that a channel gets from an offset on. Use it as a context manager."""
 
-    def __init__(self, channel: Channel, after: int) -> None:
-        self._channel = channel
-        self._after = after
-        self._came: asyncio.Queue[Entry | None] = asyncio.Queue(_AHEAD)
-        self._task: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._read())
+        await self._follower.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await self._follower.__aexit__(kind, error, trace)
 
     def entry(self, event: Event) -> Entry | None:
         """The entry that an event of the channel tells of; None for one that tells of none."""
         return tuple(event.data) if event.kind == "item" else None
 
-    async def _read(self) -> None:
-        try:
-            async with contextlib.aclosing(self._channel.subscribe(self._after)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    entry = self.entry(event)
-                    if entry is not None:
-                        await self._came.put(entry)
-        except Exception as error:  # for who reads to raise
-            self._failure = error
-        await self._came.put(None)
-
     async def next(self, timeout: float) -> list[Entry]:
-        """The entries that have come, at least one. Raises ``TimeoutError``; ``EOFError`` when the stream is gone."""
-        async with asyncio.timeout(timeout):
-            came = [await self._came.get()]
-        while not self._came.empty():
-            came.append(self._came.get_nowait())
-        entries = [entry for entry in came if entry is not None]
-        if came[-1] is None:
-            self._came.put_nowait(None)  # for the next time
-            if not entries:
-                raise self._failure or EOFError
-        return entries
+        """The entries that have come, at least one.
+
+        Raises ``TimeoutError``; ``EOFError`` when the stream is gone; ``ClusterUnavailable`` when the silo leaves.
+        """
+        while True:
+            entries = [
+                entry for event in await self._follower.next(timeout) if (entry := self.entry(event)) is not None
+            ]
+            if entries:
+                return entries
 
 
 class Source(Protocol):
@@ -106,7 +86,7 @@ class Source(Protocol):
         """The entries from a position on, about ``limit`` bytes of them."""
         ...
 
-    def tail(self, view: View) -> Tail:
+    def tail(self, view: View, hub: Hub) -> Tail:
         """The entries behind those that the view has."""
         ...
 
@@ -121,7 +101,7 @@ class StreamSource:
         """See ``Source``."""
         return await read_entries(self._store, view.segments, first, view.next, limit=limit)
 
-    def tail(self, view: View) -> Tail:
+    def tail(self, view: View, hub: Hub) -> Tail:
         """See ``Source``."""
         own = view.segments[-1]
-        return Tail(actor_ref(own.address).channel(LOG), own.base + view.next - own.first - 1)
+        return Tail(hub.follow(actor_ref(own.address).channel(LOG), own.base + view.next - own.first - 1))

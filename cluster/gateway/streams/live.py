@@ -1,6 +1,5 @@
 """Live reads: long-poll, and server-sent events."""
 
-import asyncio
 import base64
 import re
 import time
@@ -9,11 +8,13 @@ from collections.abc import AsyncIterator
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from actors.errors import ClusterUnavailable
+from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
 from cluster.gateway.streams import json_mode
 from cluster.gateway.streams.cursor import next_cursor
-from cluster.gateway.streams.entries import Source, Tail
+from cluster.gateway.streams.entries import Source
 from cluster.gateway.streams.reading import Page
 from cluster.gateway.streams.stream_state import CLOSED, GONE, Entry, View
 
@@ -24,16 +25,12 @@ _HEARTBEAT = 15.0
 class LiveReader:
     """Waits at the tail of streams for those who read them."""
 
-    def __init__(self, options: GatewayOptions) -> None:
+    def __init__(self, options: GatewayOptions, hub: Hub) -> None:
         self._options = options
-        self._closing = asyncio.Event()
-
-    def close(self) -> None:
-        """Let every reader go; they come again, here or elsewhere, with the offset that they have."""
-        self._closing.set()
+        self._hub = hub
 
     def _check_open(self) -> None:
-        if self._closing.is_set():
+        if self._hub.closed:
             raise Problem(503, "ClusterUnavailable", "this silo is leaving; try again", headers={"Retry-After": "1"})
 
     async def poll(self, source: Source, view: View, position: int, cursor: str | None, *, wait: bool) -> Response:
@@ -51,26 +48,13 @@ class LiveReader:
         return Response(status_code=204, headers=headers)
 
     async def _next_page(self, source: Source, page: Page) -> Page:
-        async with source.tail(page.view) as tail:
+        async with source.tail(page.view, self._hub) as tail:
             try:
-                return _grown(page, await self._next(tail, self._options.long_poll_timeout))
-            except TimeoutError:
+                return _grown(page, await tail.next(self._options.long_poll_timeout))
+            except (TimeoutError, ClusterUnavailable):
                 return page
             except EOFError:
                 raise Problem(404, "StreamNotFound", "the stream was deleted while it was read") from None
-
-    async def _next(self, tail: Tail, timeout: float) -> list[Entry]:
-        """The next entries. Raises ``TimeoutError``, also when the gateway closes, or ``EOFError``."""
-        coming = asyncio.create_task(tail.next(timeout))
-        closing = asyncio.create_task(self._closing.wait())
-        try:
-            await asyncio.wait({coming, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                raise TimeoutError
-            return coming.result()
-        finally:
-            coming.cancel()
-            closing.cancel()
 
     def events(self, source: Source, view: View, position: int, cursor: str | None) -> Response:
         """Server-sent events: each batch of data in one event, followed by one that says where it ends."""
@@ -91,16 +75,16 @@ class LiveReader:
             yield _frames(page, cursor)
         if not page.at_tail or page.closed:
             return
-        async with source.tail(view) as tail:
-            while not self._closing.is_set():
+        async with source.tail(view, self._hub) as tail:
+            while True:
                 left = end - time.monotonic()
                 if left <= 0:
                     return
                 try:
-                    page = _grown(page, await self._next(tail, min(left, _HEARTBEAT)))
+                    page = _grown(page, await tail.next(min(left, _HEARTBEAT)))
                 except TimeoutError:
                     yield b":\n\n"
-                except EOFError:
+                except (EOFError, ClusterUnavailable):
                     return
                 else:
                     yield _frames(page, cursor)

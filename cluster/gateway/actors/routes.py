@@ -1,0 +1,121 @@
+"""``/v1/actors/{address}/...``: from a request to what answers it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Final, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from actors import actor_ref
+from actors.runtime import Runtime
+from cluster.gateway.actors.event_stream import items_response
+from cluster.gateway.actors.events import ChannelEvents
+from cluster.gateway.actors.messages import Message, arguments_of
+from cluster.gateway.actors.paths import Path, check_hosted, check_key, parse_path, timeout_of
+from cluster.gateway.auth import Verb, grant_of
+from cluster.gateway.body import read_body
+from cluster.gateway.hub import Hub
+from cluster.gateway.json_values import read_json, to_json
+from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem, bad_request
+
+T = TypeVar("T")
+
+_VERBS: Final[dict[str, Verb]] = {"send": "send", "ask": "ask", "interrupt": "interrupt", "events": "read"}
+_MOST_REASON: Final = 1000
+
+
+class ActorRoutes:
+    """Answers the requests to one actor, whichever silo it lives on."""
+
+    def __init__(self, options: GatewayOptions, hub: Hub) -> None:
+        self._options = options
+        self._events = ChannelEvents(hub)
+
+    async def handle(self, request: Request, runtime: Runtime, raw: bytes) -> Response:
+        """Any request to the raw path behind ``ROOT``. Raises ``Problem`` or an ``ActorError``."""
+        path = parse_path(raw)
+        if path.action == "ws":
+            raise Problem(426, "UpgradeRequired", "this is a WebSocket", headers={"Upgrade": "websocket"})
+        grant = grant_of(request)
+        grant.check(_VERBS[path.action], path.address)
+        method = "GET" if path.action == "events" else "POST"
+        if request.method != method:
+            raise Problem(
+                405, "MethodNotAllowed", f"{path.action} is a {method}", headers={"Allow": f"{method}, OPTIONS"}
+            )
+        check_hosted(runtime, path.address)
+        match path.action:
+            case "events":
+                return await self._events.respond(request, path.address, grant.expires)
+            case "interrupt":
+                return await self._interrupt(request, path.address)
+            case "send":
+                message = await self._message(request, path)
+                return _told({"message_id": await message.send(runtime)}, status=202)
+        return await self._ask(request, runtime, await self._message(request, path))
+
+    async def _message(self, request: Request, path: Path) -> Message:
+        timeout = timeout_of(request.query_params, request.headers)
+        key = request.headers.get("idempotency-key")
+        body = await read_body(request, self._options.max_body)
+        args, kwargs = arguments_of(read_json(body) if body.strip() else None, path.handler)
+        return Message(
+            address=path.address,
+            handler=path.handler,
+            args=args,
+            kwargs=kwargs,
+            timeout=timeout,
+            idempotency_key="" if key is None else check_key(key),
+        )
+
+    async def _ask(self, request: Request, runtime: Runtime, message: Message) -> Response:
+        reply = await _unless_gone(request, message.ask(runtime))
+        if isinstance(reply, AsyncIterator):
+            return await items_response(reply)
+        try:
+            body = to_json(reply)
+        except ValueError as error:
+            raise Problem(502, "SerializationFailed", f"{message.address}: the message ran, but {error}") from None
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    async def _interrupt(self, request: Request, address: str) -> Response:
+        body = await read_body(request, self._options.max_body)
+        given = read_json(body) if body.strip() else {}
+        if not isinstance(given, dict) or not isinstance(reason := given.get("reason", ""), str):
+            raise bad_request('an interrupt takes {"reason": "..."}, or nothing')
+        return _told({"interrupted": await actor_ref(address).interrupt(check_reason(reason))}, status=202)
+
+
+def check_reason(reason: str) -> str:
+    """Raise ``Problem`` 400 for a reason that is a novel."""
+    if len(reason) > _MOST_REASON:
+        raise bad_request(f"the reason of an interrupt has at most {_MOST_REASON} characters")
+    return reason
+
+
+async def _unless_gone(request: Request, work: Coroutine[None, None, T]) -> T:
+    """The result of the work, unless the client goes before that: then nobody waits for it any more."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _told(body: object, *, status: int) -> Response:
+    return Response(
+        msgspec.json.encode(body), status, headers={"Cache-Control": "no-store"}, media_type="application/json"
+    )

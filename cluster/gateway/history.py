@@ -1,0 +1,49 @@
+"""What the store has of a channel: read without waking its actor."""
+
+from typing import TypeVar
+
+import msgspec
+
+from actors.channel import Event
+from actors.channel_log import read_items
+from actors.errors import ClusterUnavailable
+from actors.ports import Store, StoreUnavailable
+from actors.records import CHANNEL, FLOOR, ChannelHead
+from cluster.gateway.json_values import readable
+
+T = TypeVar("T")
+
+
+class History:
+    """The stored entries of one channel. Raises ``ClusterUnavailable`` while the store cannot be read."""
+
+    __slots__ = ("_address", "_name", "_store")
+
+    def __init__(self, store: Store, address: str, name: str) -> None:
+        self._store = store
+        self._address = address
+        self._name = name
+
+    async def head(self) -> tuple[ChannelHead, int]:
+        """Where the channel begins and ends, and the floor: offsets below it are of what was deleted."""
+        floor = await self._row(FLOOR, int) or 0
+        head = await self._row(CHANNEL + self._name.encode(), ChannelHead)
+        return head or ChannelHead(floor, floor), floor
+
+    async def read(self, first: int, end: int, *, limit: int) -> list[Event]:
+        """The entries from offset ``first`` up to ``end`` that are stored, ``limit`` of them at most."""
+        try:
+            rows = await read_items(self._store, self._address, self._name, first, end, limit=limit)
+        except StoreUnavailable as error:
+            raise self._unreadable(error) from None
+        return [Event(offset, readable(item.data), item.kind, item.turn) for offset, item in rows]
+
+    async def _row(self, key: bytes, kind: type[T]) -> T | None:
+        try:
+            rows = await self._store.read(self._address, key, key + b"\0", limit=1)
+        except StoreUnavailable as error:
+            raise self._unreadable(error) from None
+        return msgspec.msgpack.decode(rows[0][1], type=kind) if rows else None
+
+    def _unreadable(self, error: Exception) -> ClusterUnavailable:
+        return ClusterUnavailable(f"{self._address}/{self._name}: the store cannot be read now: {error}")
