@@ -4,13 +4,13 @@ import contextlib
 import contextvars
 import importlib
 import importlib.util
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from benchmarks.load import Call
+from benchmarks.load import Call, Window
 
 ACTORS = 100
 PAYLOAD = b"x" * 100
@@ -44,6 +44,8 @@ class Ready(msgspec.Struct):
     """A process's first words. ``endpoint`` is where it serves, if it does."""
 
     endpoint: str = ""
+    pid: int = 0
+    """The process that serves, if that is another one."""
 
 
 class Answer(msgspec.Struct):
@@ -60,6 +62,12 @@ class Served:
 
     endpoint: str
     count: Callable[[], Mapping[str, float]] = dict
+    pid: int = 0
+    """The process that serves, if that is a child of this one."""
+
+
+Run = Callable[[int, float], Awaitable[Window]]
+"""Another load than a closed loop of calls. Gets the number of callers and for how many seconds."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Caller:
 
     works: Mapping[str, Call]
     contexts: Sequence[contextvars.Context] = field(default_factory=list)
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    """Works that are more than calls."""
 
 
 class Peer:

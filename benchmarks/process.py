@@ -34,13 +34,14 @@ class Worker:
     def __init__(self, title: str, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
         self.title = title
         self.endpoint = ""
+        self._serves = 0
         self._process = process
         self._log = log
 
     @property
     def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        """The id of the process that does the work."""
+        return self._serves or self._process.pid
 
     async def drive(self, work: str, *, callers: int, seconds: float) -> Window:
         """One run of the closed loop. Raises ``WorkerFailed``."""
@@ -52,7 +53,8 @@ class Worker:
 
     async def wait_ready(self) -> None:
         """Raises ``WorkerFailed`` if it exits, or takes too long, before it is ready."""
-        self.endpoint = (await self.hear(Ready, within=_START_LIMIT)).endpoint
+        ready = await self.hear(Ready, within=_START_LIMIT)
+        self.endpoint, self._serves = ready.endpoint, ready.pid
 
     async def _ask(self, command: Command, answer: type[T], *, within: float) -> T:
         assert self._process.stdin is not None

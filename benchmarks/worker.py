@@ -46,7 +46,7 @@ async def _listen(commands: "asyncio.Queue[Command]") -> None:
 
 async def _serve(peer: str, place: Place, say: Callable[[Answer], None], commands: "asyncio.Queue[Command]") -> None:
     async with load_peer(peer).serve(place) as served:
-        say(answer_with(Ready(served.endpoint)))
+        say(answer_with(Ready(served.endpoint, served.pid)))
         while True:
             say(_count(served, await commands.get()))
 
@@ -72,13 +72,16 @@ async def _drive(caller: Caller, command: Command, numbers: "itertools.count[int
     if not isinstance(command, Drive):
         return Answer(error="a caller has no counters")
     try:
-        window = await drive(
-            caller.works[command.work],
-            callers=command.callers,
-            seconds=command.seconds,
-            numbers=numbers,
-            contexts=caller.contexts,
-        )
+        if command.work in caller.runs:
+            window = await caller.runs[command.work](command.callers, command.seconds)
+        else:
+            window = await drive(
+                caller.works[command.work],
+                callers=command.callers,
+                seconds=command.seconds,
+                numbers=numbers,
+                contexts=caller.contexts,
+            )
     except* Exception as errors:
         error: BaseException = errors
         while isinstance(error, BaseExceptionGroup):

@@ -14,6 +14,8 @@ import typer
 
 from actors.ports import Commit
 from benchmarks.calls import CONTESTANTS
+from benchmarks.channels import APPENDS
+from benchmarks.channels import PEERS as CHANNELS
 from benchmarks.command import choose
 from benchmarks.comparison import cpu_ratio, rate_ratio
 from benchmarks.contest import Contestant, Sample, Terms, compete
@@ -127,6 +129,33 @@ def test_memory() -> None:
     assert {(row["kind"], row["activations"]) for row in report["rows"]} == {(kind, 1500) for kind in ("state", "etcd")}
     [target] = report["targets"]
     assert spread(target["measured"]) < 64 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_channels() -> None:
+    report = run(
+        "benchmarks.channels", "--seconds", "0.05", "--rounds", "1",
+        "--writers", "1", "--writers", "4", "--readers", "3", "--subscribers", "40",
+    )  # fmt: skip
+    assert report["benchmark"] == "channels"
+    assert report["skipped"] == {}
+    assert {(row["contestant"], row["work"], row["callers"]) for row in report["rows"] if "work" in row} == {
+        *((name, work, writers) for name in CHANNELS for work in APPENDS for writers in (1, 4)),
+        *((name, "publish", 3) for name in CHANNELS),
+    }
+    assert {(row["contestant"], row["kind"]) for row in report["rows"] if "kind" in row} == {
+        (name, kind) for name in CHANNELS for kind in ("one", "many")
+    }
+    for sample in report["samples"]:
+        if "cpu" in sample:
+            assert 0 <= sample["cpu"]["caller"] <= sample["window"]["seconds"]
+    *appends, latency, memory, connected = report["targets"]
+    for ratio in appends:
+        assert spread(ratio["measured"]) > 0
+    assert latency["measured"] is None  # nobody had 100 readers
+    assert spread(memory["measured"]) < 1024 * 1024
+    assert spread(connected["measured"]) == 40
+    assert not connected["met"]
 
 
 def test_a_census_counts_what_was_added() -> None:
