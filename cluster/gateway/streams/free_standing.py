@@ -11,6 +11,7 @@ from actors.ports import Store
 from cluster.gateway.body import read_body
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
+from cluster.gateway.streams.appender import PATIENCE, Appender
 from cluster.gateway.streams.entries import StreamSource
 from cluster.gateway.streams.live import LiveReader
 from cluster.gateway.streams.names import ROOT, stream_key
@@ -18,10 +19,7 @@ from cluster.gateway.streams.offsets import NOW, START, Offset
 from cluster.gateway.streams.reading import Page, cacheable
 from cluster.gateway.streams.stream import Stream
 from cluster.gateway.streams.stream_headers import creation_of, live_of, offset_of, write_of
-from cluster.gateway.streams.stream_state import Code, Outcome, View
-
-PATIENCE: Final = 30.0
-"""Seconds that a request waits for its stream."""
+from cluster.gateway.streams.stream_state import Appended, Code, Outcome, View, Write
 
 _PROBLEMS: Final[dict[Code, tuple[int, str]]] = {
     "missing": (404, "StreamNotFound"),
@@ -41,15 +39,16 @@ class Streams:
     def __init__(self, options: GatewayOptions, live: LiveReader) -> None:
         self._options = options
         self._live = live
+        self._appender = Appender()
 
     async def handle(self, request: Request, store: Store, path: str) -> Response:
         """Any request to the stream at ``path``. Raises ``Problem`` or an ``ActorError``."""
+        if request.method == "POST":
+            return await self._append(request, path)
         stream = Stream.ref(stream_key(path)).options(timeout=PATIENCE)
         match request.method:
             case "PUT":
                 return await self._create(request, path, stream)
-            case "POST":
-                return await self._append(request, stream)
             case "DELETE":
                 _checked(await stream.remove())
                 return Response(status_code=204)
@@ -72,13 +71,15 @@ class Streams:
             return Response(headers=headers)
         return Response(status_code=201, headers={**headers, "Location": root_of(request) + quote(path)})
 
-    async def _append(self, request: Request, stream: Stream) -> Response:
+    async def _append(self, request: Request, path: str) -> Response:
         write = write_of(request.headers, await read_body(request, self._options.max_body))
-        outcome = _checked(await stream.append(write), received=write.producer)
-        headers = _place(_view(outcome))
-        if outcome.epoch is not None:
-            headers |= {"Producer-Epoch": str(outcome.epoch), "Producer-Seq": str(outcome.seq)}
-        told = write.producer is not None and write.body and outcome.code == "ok"
+        appended = await self._appender.append(path, write)
+        if appended.code in _PROBLEMS:
+            raise _refusal(appended, write)
+        headers = _place(appended)
+        if appended.epoch is not None:
+            headers |= {"Producer-Epoch": str(appended.epoch), "Producer-Seq": str(appended.seq)}
+        told = write.producer is not None and write.body and appended.code == "ok"
         return Response(status_code=200 if told else 204, headers=headers)
 
     async def _read(self, request: Request, source: StreamSource, stream: Stream) -> Response:
@@ -118,21 +119,24 @@ def position_of(offset: Offset | str | None, view: View) -> int:
     return offset.position
 
 
-def _checked(outcome: Outcome, *, received: tuple[str, int, int] | None = None) -> Outcome:
+def _checked(outcome: Outcome) -> Outcome:
     found = _PROBLEMS.get(outcome.code)
     if found is None:
         return outcome
     status, name = found
+    raise Problem(status, name, outcome.detail, headers={"Retry-After": "1"} if status == 503 else {})
+
+
+def _refusal(appended: Appended, write: Write) -> Problem:
+    status, name = _PROBLEMS[appended.code]
     headers: dict[str, str] = {}
-    if outcome.code == "closed" and outcome.view is not None:
-        headers = _place(outcome.view)
-    elif outcome.code == "fenced":
-        headers = {"Producer-Epoch": str(outcome.epoch)}
-    elif outcome.code == "gap" and received is not None:
-        headers = {"Producer-Expected-Seq": str(outcome.seq), "Producer-Received-Seq": str(received[2])}
-    elif outcome.code == "unreachable":
-        headers = {"Retry-After": "1"}
-    raise Problem(status, name, outcome.detail, headers=headers)
+    if appended.code == "closed":
+        headers = _place(appended)
+    elif appended.code == "fenced":
+        headers = {"Producer-Epoch": str(appended.epoch)}
+    elif appended.code == "gap" and write.producer is not None:
+        headers = {"Producer-Expected-Seq": str(appended.seq), "Producer-Received-Seq": str(write.producer[2])}
+    return Problem(status, name, appended.detail, headers=headers)
 
 
 def _view(outcome: Outcome) -> View:
@@ -140,9 +144,9 @@ def _view(outcome: Outcome) -> View:
     return outcome.view
 
 
-def _place(view: View) -> dict[str, str]:
-    headers = {"Stream-Next-Offset": str(Offset(view.generation, view.next))}
-    return headers | ({"Stream-Closed": "true"} if view.closed else {})
+def _place(end: View | Appended) -> dict[str, str]:
+    headers = {"Stream-Next-Offset": str(Offset(end.generation, end.next))}
+    return headers | ({"Stream-Closed": "true"} if end.closed else {})
 
 
 def _describe(view: View) -> Mapping[str, str]:

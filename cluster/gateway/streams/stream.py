@@ -13,6 +13,8 @@ from cluster.gateway.streams.stream_state import (
     DATA,
     GONE,
     LOG,
+    Appended,
+    Code,
     Creation,
     Lifetime,
     Outcome,
@@ -83,39 +85,46 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         return Outcome("created", self._view())
 
     @handler
-    async def append(self, write: Write) -> Outcome:
-        """Append, close, or both in one."""
-        refused = await self._check_exists() or self._check_open(write)
+    async def append(self, writes: list[Write]) -> list[Appended]:
+        """Append, close, or both in one: each write for itself, in their order, and all that are good in one commit."""
+        refused = await self._check_exists()
         if refused is not None:
-            return refused
+            return [Appended(refused.code, detail=refused.detail)] * len(writes)
+        outcomes = [await self._append(write) for write in writes]
+        if any(outcome.code == "ok" for outcome in outcomes):
+            self._use()
+            await self._tell_watchers()
+        return outcomes
+
+    async def _append(self, write: Write) -> Appended:
         state, body = self.state, b""
+        if state.closed:
+            return self._to_closed(write)
         if write.body:
             if json_mode.media_type(write.content_type) != json_mode.media_type(state.content_type):
-                return Outcome("conflict", detail=f"the stream's content type is {state.content_type!r}")
+                return self._appended("conflict", detail=f"the stream's content type is {state.content_type!r}")
             try:
                 body = _to_store(write.body, state.content_type)
             except ValueError as error:
-                return Outcome("invalid", detail=str(error))
+                return self._appended("invalid", detail=str(error))
             if not body:
-                return Outcome("invalid", detail="an empty array appends nothing")
+                return self._appended("invalid", detail="an empty array appends nothing")
         if write.producer is not None:
             name, epoch, seq = write.producer
             verdict = producers.judge(state.producers.get(name), epoch, seq)
             if verdict.code != "ok":
-                return Outcome(verdict.code, self._view(), verdict.detail, verdict.epoch, verdict.seq)
+                return self._appended(verdict.code, detail=verdict.detail, epoch=verdict.epoch, seq=verdict.seq)
         if write.seq is not None:
             if state.seq is not None and write.seq.encode() <= state.seq.encode():
-                return Outcome("conflict", detail=f"Stream-Seq must be above {state.seq!r}")
+                return self._appended("conflict", detail=f"Stream-Seq must be above {state.seq!r}")
             state.seq = write.seq
-        self._use()
         await self._publish(body, close=write.close)
-        await self._tell_watchers()
         if write.producer is None:
-            return Outcome("ok", self._view())
+            return self._appended("ok")
         name, epoch, seq = write.producer
         state.producers[name] = Producer(epoch, seq)
         state.closed_by = write.producer if write.close else None
-        return Outcome("ok", self._view(), epoch=epoch, seq=seq)
+        return self._appended("ok", epoch=epoch, seq=seq)
 
     @handler
     async def look(self, use: bool) -> Outcome:  # noqa: FBT001  # an argument on the wire
@@ -147,19 +156,20 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
             return Outcome("missing", detail="there is no stream of this name")
         return None
 
-    def _check_open(self, write: Write) -> Outcome | None:
-        """What a write to a closed stream comes to; None if it is open."""
-        state = self.state
-        if not state.closed:
-            return None
+    def _to_closed(self, write: Write) -> Appended:
+        """What a write to a closed stream comes to."""
         if write.producer is not None:
-            if write.close and write.producer == state.closed_by:
+            if write.close and write.producer == self.state.closed_by:
                 _, epoch, seq = write.producer
-                return Outcome("duplicate", self._view(), epoch=epoch, seq=seq)
+                return self._appended("duplicate", epoch=epoch, seq=seq)
         elif write.close and not write.body:
             self._use()
-            return Outcome("duplicate", self._view())
-        return Outcome("closed", self._view(), detail="the stream is closed")
+            return self._appended("duplicate")
+        return self._appended("closed", detail="the stream is closed")
+
+    def _appended(self, code: Code, *, detail: str = "", epoch: int | None = None, seq: int | None = None) -> Appended:
+        state = self.state
+        return Appended(code, state.generation, state.next, state.closed, detail, epoch, seq)
 
     def _afresh(self, wanted: Creation) -> _Origin:
         generation = self._end_of_log()
@@ -206,7 +216,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
 
     @handler
     async def reserve(self, fork: str, address: str, offset: str | None, content_type: str) -> Outcome:
-        """Keep what is here for a fork at an offset (None: the tail). The answer's ``seq`` is its position."""
+        """Keep what is here for a fork at an offset (None: the tail)."""
         refused = await self._check_exists()
         if refused is not None:
             return refused if refused.code == "missing" else Outcome("conflict", detail=refused.detail)
@@ -219,7 +229,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
                 "invalid", detail=f"the offset {offset} is not within the stream, which ends at {self._tail()}"
             )
         state.forks[fork] = address
-        return Outcome("ok", self._view(), seq=at.position)
+        return Outcome("ok", self._view(), position=at.position)
 
     @handler
     async def release(self, fork: str) -> None:
@@ -245,7 +255,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         except ActorError as error:  # also where two streams wait to be forked from each other
             await self._give_up(wanted)
             return Outcome("unreachable", detail=f"the source of the fork does not answer: {error}")
-        view, position = reserved.view, reserved.seq
+        view, position = reserved.view, reserved.position
         if reserved.code != "ok" or view is None or position is None:
             return Outcome(reserved.code, detail=f"the source of the fork: {reserved.detail}")
         try:

@@ -91,7 +91,7 @@ class View(msgspec.Struct, frozen=True):
     segments: list[Segment]
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, array_like=True):
     """An append, a close, or both."""
 
     body: bytes
@@ -128,6 +128,19 @@ Code: TypeAlias = Literal[
 ]
 
 
+class Appended(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a write, and where the stream ends then; ``next`` is -1 where there is no stream."""
+
+    code: Code
+    generation: int = 0
+    next: int = -1
+    closed: bool = False
+    detail: str = ""
+    epoch: int | None = None
+    seq: int | None = None
+    """The last sequence number of the producer; for a "gap" the one that is expected."""
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What came of a request to a stream.
 
@@ -137,6 +150,5 @@ class Outcome(msgspec.Struct, frozen=True):
     code: Code
     view: View | None = None
     detail: str = ""
-    epoch: int | None = None
-    seq: int | None = None
-    """The last sequence number of the producer; for a "gap" the one that is expected."""
+    position: int | None = None
+    """Where a fork begins."""

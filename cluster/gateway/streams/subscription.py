@@ -236,7 +236,7 @@ class Subscription(Actor, type="stream_subscription", idle_timeout=60):
                 "ts": int(time.time() * 1000),
             }
             write = Write(msgspec.json.encode(event), "application/json")
-            await actor_ref(stream_address(state.config.wake_stream)).append.send(write)
+            await actor_ref(stream_address(state.config.wake_stream)).append.send([write])
         return True
 
     async def _deliver(self, url: str) -> None:

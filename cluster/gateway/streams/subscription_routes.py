@@ -11,7 +11,8 @@ from actors import actor_ref
 from cluster.gateway.body import read_body
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
-from cluster.gateway.streams.free_standing import PATIENCE, root_of
+from cluster.gateway.streams.appender import PATIENCE
+from cluster.gateway.streams.free_standing import root_of
 from cluster.gateway.streams.names import RESERVED, ROOT, check_path, stream_key
 from cluster.gateway.streams.offsets import parse_offset
 from cluster.gateway.streams.subscription import Subscription

@@ -213,6 +213,5 @@ async def test_appends_that_are_sent_again_by_the_runtime_are_appended_once(silo
     stream = Stream.ref("s").options(idempotency_key="k")
     await Stream.ref("s").create(Creation("s", content_type="text/plain"))
     write = Write(b"once", "text/plain")
-    for outcome in [await stream.append(write), await stream.append(write)]:
-        assert outcome.view is not None
-        assert outcome.view.next == 1
+    for [outcome] in [await stream.append([write]), await stream.append([write])]:
+        assert outcome.next == 1
