@@ -2,7 +2,7 @@
 
 import asyncio
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
 from cluster.gateway.problems import Problem
@@ -12,17 +12,22 @@ _PATIENCE = 5.0  # seconds for the rest of a body that nobody wants
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises ``Problem`` 413 as soon as it is known to be over the limit."""
+    """The whole body. Raises ``Problem`` 413 as soon as it is over the limit, ``ClientDisconnect`` if no more comes."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
         if size > limit:
             raise _too_large(limit)
-        chunks.append(chunk)
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 
@@ -51,6 +56,10 @@ class Incoming:
 
     async def drain(self) -> None:
         """Read what nobody has read, within reason."""
+        if self._more:
+            await self._read_on()
+
+    async def _read_on(self) -> None:
         size = 0
         try:
             async with asyncio.timeout(_PATIENCE):

@@ -1,5 +1,6 @@
 """How gRPC is set up, and where it may listen without credentials."""
 
+import functools
 import ipaddress
 from typing import Final
 
@@ -41,6 +42,7 @@ def server_options(*, keepalive: float) -> list[tuple[str, int | str]]:
     return options
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(address: str) -> bool:
     """Whether ``host:port`` (or what gRPC calls a peer: ``ipv4:...``) can only be reached from this machine."""
     if address.startswith("unix:"):

@@ -18,7 +18,7 @@ from cluster.gateway.streams.names import ROOT, stream_key
 from cluster.gateway.streams.offsets import NOW, START, Offset
 from cluster.gateway.streams.reading import Page, cacheable
 from cluster.gateway.streams.stream import Stream
-from cluster.gateway.streams.stream_headers import creation_of, live_of, offset_of, write_of
+from cluster.gateway.streams.stream_headers import creation_of, headers_of, live_of, offset_of, write_of
 from cluster.gateway.streams.stream_state import Appended, Code, Outcome, View, Write
 
 _PROBLEMS: Final[dict[Code, tuple[int, str]]] = {
@@ -61,7 +61,7 @@ class Streams:
 
     async def _create(self, request: Request, path: str, stream: Stream) -> Response:
         body = await read_body(request, self._options.max_body)
-        wanted = creation_of(path, request.headers, body)
+        wanted = creation_of(path, headers_of(request), body)
         outcome = await stream.create(wanted)
         while outcome.code == "again":
             outcome = await stream.create(wanted)
@@ -72,7 +72,7 @@ class Streams:
         return Response(status_code=201, headers={**headers, "Location": root_of(request) + quote(path)})
 
     async def _append(self, request: Request, path: str) -> Response:
-        write = write_of(request.headers, await read_body(request, self._options.max_body))
+        write = write_of(headers_of(request), await read_body(request, self._options.max_body))
         appended = await self._appender.append(path, write)
         if appended.code in _PROBLEMS:
             raise _refusal(appended, write)

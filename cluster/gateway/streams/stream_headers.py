@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from starlette.datastructures import QueryParams
+from starlette.requests import Request
 
 from cluster.gateway.problems import bad_request
 from cluster.gateway.streams.names import path_of_reference, stream_address
@@ -25,6 +26,11 @@ EXPOSED: Final = (
     "Producer-Received-Seq", "Retry-After",
 )  # fmt: skip
 """What a page of another origin may read of a response."""
+
+
+def headers_of(request: Request) -> Mapping[str, str]:
+    """The headers by name in lower case, the first of each; as a dict, for those who look for many."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}
 
 
 def creation_of(path: str, headers: Mapping[str, str], body: bytes) -> Creation:
