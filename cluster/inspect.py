@@ -43,7 +43,7 @@ from cluster.etcd import EtcdClient
 from cluster.keys import Keys
 
 if TYPE_CHECKING:
-    from cluster.health import HealthServer
+    from cluster.parked_page import ParkedPage
 
 MOST_ROWS: Final = 10_000
 MOST_BYTES: Final = 8 * 2**20
@@ -385,7 +385,7 @@ class Inspector:
 
 
 def open_inspection(
-    runtime: Runtime, etcd: EtcdClient | None, keys: Keys, page: "HealthServer | None"
+    runtime: Runtime, etcd: EtcdClient | None, keys: Keys, page: "ParkedPage | None"
 ) -> dict[str, Callable[[str], Awaitable[object]]]:
     """What a silo answers to operators, by the topic of their ``Query``; also on its HTTP ``page``, if it has one."""
 

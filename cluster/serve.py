@@ -1,6 +1,7 @@
 """Running one silo as a process: the ready line, signals, exit status."""
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import json
@@ -45,6 +46,7 @@ def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 async def serve(make_silo: Callable[[], Silo]) -> int:
     """Run a silo until a signal: the first drains it, a second SIGTERM or Ctrl-C ends it at once."""
+    allow_many_connections()
     signals = StopSignals()
     try:
         silo = make_silo()
@@ -71,6 +73,17 @@ async def serve(make_silo: Callable[[], Silo]) -> int:
     await silo.stop()
     await _end_tasks(signals.exit_status)
     return signals.exit_status
+
+
+def allow_many_connections() -> None:
+    """Lift the limit of open files, one for each connection, as far as it goes without asking."""
+    try:
+        import resource  # not there on Windows
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it does not take
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _end_tasks(status: int) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+from starlette.routing import Route
 
 from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
@@ -22,12 +23,14 @@ from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
 from cluster.gateway import BUILTIN, Gateway, GatewayOptions, check_types
-from cluster.health import HealthServer
+from cluster.gateway.health import Condition, health_routes
+from cluster.gateway.server import Server
 from cluster.inspect import open_inspection
 from cluster.keys import Keys
 from cluster.member import Member
 from cluster.membership import Membership, NameTaken
 from cluster.overview import list_actors
+from cluster.parked_page import ParkedPage
 from cluster.placement import Placement
 from cluster.store import open_store
 from cluster.suspicion import Suspicion
@@ -86,10 +89,12 @@ class Silo:
         self.actors = list(actors)
         check_types(self.actors)
         self._hosted = [*self.actors, *(actor for actor in BUILTIN if actor not in self.actors)]
-        if http is not None and not insecure and not is_loopback(http):
+        self._gateway_options = gateway or GatewayOptions.from_environment()
+        if http is not None and not (insecure or self._gateway_options.has_auth or is_loopback(http)):
             raise ValueError(
-                f"the HTTP gateway asks nobody who they are: listen on loopback (--http 127.0.0.1:PORT), not on "
-                f"{http}, or start with --insecure to let in whoever reaches it"
+                f"at {http} the HTTP gateway would ask nobody who they are: give it keys for tokens (--auth-secret or "
+                "--auth-jwks), listen on loopback (--http 127.0.0.1:PORT), or start with --insecure to let in whoever "
+                "reaches it"
             )
         self.name = name or f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(2)}"
         if not self.name or any(c in self.name for c in "/.") or self.name != self.name.strip():
@@ -121,13 +126,14 @@ class Silo:
         self._membership: Membership | None = None
         self._directory: EtcdDirectory | None = None
         self._placement = Placement("")
-        self._health: HealthServer | None = None
+        self._server: Server | None = None
         self._gateway: Gateway | None = None
         self._suspicion: Suspicion | None = None
-        self._gateway_options = gateway
+        self._parked_page: ParkedPage | None = None
         self._loads: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._token: Token[Caller | None] | None = None
+        self._joined = False
         self._stopping = False
 
     @property
@@ -140,7 +146,18 @@ class Silo:
     @property
     def ready(self) -> bool:
         """Whether it is a member that takes messages now."""
-        return self._runtime is not None and not self._stopping and self._runtime.may_act()
+        return self.condition == "ready"
+
+    @property
+    def condition(self) -> Condition:
+        """Where it is between joining the cluster and having left it."""
+        if self.stopped.is_set() or (self._stopping and not self._joined):
+            return "stopped"
+        if self._stopping:
+            return "draining"
+        if self._runtime is None or not self._joined:
+            return "joining"
+        return "ready" if self._runtime.may_act() else "fenced"
 
     def _serving_runtime(self) -> Runtime | None:
         """The engine while it can be called through this silo, also while that drains."""
@@ -160,6 +177,7 @@ class Silo:
         """
         try:
             await self._start()
+            self._joined = True
             open_caller(self.runtime)
         except BaseException:
             await self._release()
@@ -167,16 +185,26 @@ class Silo:
 
     async def _start(self) -> None:
         if self._http_listen is not None:
-            options = self._gateway_options or GatewayOptions.from_environment()
-            self._gateway = Gateway(self._serving_runtime, options, open_to_all=self._insecure)
-            self._health = HealthServer(lambda: self.ready, [self._gateway.mount])
-            self.http = await self._health.start(self._http_listen)
+            await self._open_http(self._http_listen)
         self._store = await open_store(self._store_url)
         if self._etcd_endpoints is None:
             await self._store.lock_exclusively()
             await self._start_alone(self._store)
         else:
             await self._start_member(self._store, self._etcd_endpoints)
+
+    async def _open_http(self, listen: str) -> None:
+        options = self._gateway_options
+        self._gateway = Gateway(self._serving_runtime, options, open_to_all=self._insecure)
+        await self._gateway.start()
+        self._parked_page = ParkedPage(listen, has_auth=options.has_auth)
+        routes = [
+            *health_routes(lambda: self.condition),
+            Route("/parked", self._gateway.authenticated(self._parked_page)),
+            *self._gateway.mounts,
+        ]
+        self._server = Server(options, routes)
+        self.http = await self._server.start(listen)
 
     async def _start_alone(self, store: Store) -> None:
         era = await store.raise_era(await store.raise_era(0) + 1)
@@ -220,7 +248,7 @@ class Silo:
         self._runtime.queries = {
             "members": self._tell_members,
             "actors": self._tell_actors,
-            **open_inspection(self._runtime, self._etcd, self._keys, self._health),
+            **open_inspection(self._runtime, self._etcd, self._keys, self._parked_page),
         }
 
     async def _tell_members(self, _: str) -> object:
@@ -412,8 +440,10 @@ class Silo:
         if self._runtime is not None:
             close_caller(self._runtime)
             await self._runtime.close()
-        if self._health is not None:
-            await self._health.stop()
+        if self._server is not None:
+            await self._server.stop()
+        if self._gateway is not None:
+            await self._gateway.stop()
         if leave:
             await self._leave()
         elif self._membership is not None:

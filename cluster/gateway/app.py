@@ -13,6 +13,7 @@ from actors.ref import current_caller
 from actors.runtime import Runtime
 from cluster.gateway.actors.paths import ROOT as ACTORS
 from cluster.gateway.actors.routes import ActorRoutes
+from cluster.gateway.auth.guard import Guard
 from cluster.gateway.body import Incoming
 from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
@@ -44,12 +45,26 @@ class Gateway:
         self._streams = Streams(self._options, self._live)
         self._channels = ActorChannels(self._options, self._live)
         self._subscriptions = Subscriptions(self._options)
-        self._app: ASGIApp = BrowserSecurity(self._serve, self._options, open_to_all=open_to_all)
+        self._guard = Guard(self._options)
+        everybody = open_to_all or self._options.has_auth
+        self._app: ASGIApp = BrowserSecurity(self._guard.wrap(self._serve), self._options, open_to_all=everybody)
 
     @property
-    def mount(self) -> Mount:
+    def mounts(self) -> list[Mount]:
         """Where it belongs in a larger application."""
-        return Mount("/v1", self)
+        return [Mount("/v1", self)]
+
+    def authenticated(self, app: ASGIApp) -> ASGIApp:
+        """Another application that is told who asks, in the way of the gateway."""
+        return self._guard.wrap(app)
+
+    async def start(self) -> None:
+        """Read the keys of tokens. Raises ``ValueError`` for a file that has none."""
+        await self._guard.start()
+
+    async def stop(self) -> None:
+        """End what ``start`` began."""
+        await self._guard.stop()
 
     def close(self) -> None:
         """Let live readers go: the silo is about to leave."""

@@ -86,6 +86,6 @@ def response_for(error: Exception) -> Response:
     return Response(
         msgspec.json.encode(problem.details),
         status_code=problem.status,
-        headers={"Cache-Control": "no-store", **problem.headers},
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **problem.headers},
         media_type="application/problem+json",
     )

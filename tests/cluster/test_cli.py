@@ -98,7 +98,7 @@ async def test_while_it_drains_it_is_not_ready_and_a_second_sigterm_ends_it_at_o
 
 
 async def _says_not_ready(where: str) -> bool:
-    return await status_of(where, "/readyz") == (503, {"ready": False})
+    return await status_of(where, "/readyz") == (503, {"ready": False, "reason": "draining"})
 
 
 async def test_sigterm_while_it_waits_for_etcd(processes: Processes) -> None:

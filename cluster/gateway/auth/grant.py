@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, NoReturn, TypeAlias, get_args
 
 from starlette.requests import HTTPConnection
 
@@ -27,14 +27,35 @@ class Grant:
     verbs: frozenset[Verb] = frozenset()
     expires: float | None = None
 
-    def allows(self, verb: Verb, resource: str) -> bool:
-        """Whether the verb may be used on the resource."""
-        return verb in self.verbs and any(_matches(pattern, resource) for pattern in self.patterns)
+    def allows(self, verb: Verb, *names: str) -> bool:
+        """Whether the verb may be used on a resource. It may have several ``names``; one that is allowed is enough."""
+        return verb in self.verbs and any(_matches(pattern, name) for pattern in self.patterns for name in names)
 
-    def check(self, verb: Verb, resource: str) -> None:
+    def check(self, verb: Verb, *names: str) -> None:
         """Raise ``Problem`` 403 unless ``allows``. It says nothing about whether the resource exists."""
-        if not self.allows(verb, resource):
-            raise Problem(403, "NotAuthorized", f"these credentials do not allow {verb!r} here")
+        if not self.allows(verb, *names):
+            _refuse(verb)
+
+    def check_pattern(self, verb: Verb, pattern: str) -> None:
+        """Raise ``Problem`` 403 unless the verb may be used on whatever the glob matches, now and ever."""
+        if verb not in self.verbs or not any(_covers(own, pattern) for own in self.patterns):
+            _refuse(verb)
+
+    def check_everything(self, verb: Verb) -> None:
+        """Raise ``Problem`` 403 unless the verb may be used on every resource."""
+        self.check_pattern(verb, "**")
+
+
+def _refuse(verb: Verb) -> NoReturn:
+    raise Problem(403, "NotAuthorized", f"these credentials do not allow {verb!r} here")
+
+
+def _covers(own: str, pattern: str) -> bool:
+    """Whether everything that ``pattern`` matches is matched by ``own``; False also if that is not easily seen.
+
+    A ``*`` in the one stands for a run without "/", and so does a ``*`` in the other that takes it as a character.
+    """
+    return own in ("**", pattern) or ("**" not in pattern.split("/") and _matches(own, pattern))
 
 
 _matches = lru_cache(maxsize=4096)(matches)

@@ -1,0 +1,103 @@
+"""The HTTP port of a silo: a socket, and uvicorn on it with limits."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from cluster.gateway.connection import HttpConnection, ServerConfig
+from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem, response_for
+from cluster.gateway.socket_connection import SocketConnection
+
+log = logging.getLogger("cluster.gateway")
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: signals are the silo's to handle."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Server:
+    """Serves routes over HTTP and WebSocket. What no route answers gets problem details."""
+
+    def __init__(self, options: GatewayOptions, routes: Sequence[BaseRoute]) -> None:
+        self._options = options
+        self._app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Exception: _fail})
+        self._server: _Uvicorn | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, listen: str) -> str:
+        """Listen on ``host:port`` (port 0 picks one) and return the bound address.
+
+        Raises ``ValueError`` for what is no such address, ``OSError`` for one that cannot be used.
+        """
+        bound, address = _bind(listen)
+        options = self._options
+        config = ServerConfig(
+            self._app,
+            http=HttpConnection,
+            ws=SocketConnection,
+            ws_max_size=options.max_frame,
+            ws_ping_interval=options.ping_interval,
+            ws_ping_timeout=options.ping_interval,
+            ws_per_message_deflate=False,
+            log_config=None,
+            log_level="warning",  # below that it logs URLs, and there may be tokens in them
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=options.keep_alive_timeout,  # type: ignore[arg-type]  # it is only slept for
+        )
+        config.gateway = options
+        self._server = _Uvicorn(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[bound]))
+        return address
+
+    async def stop(self) -> None:
+        """Stop listening; requests under way have a second to end, and clients to take what is theirs."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
+
+
+def _bind(listen: str) -> tuple[socket.socket, str]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"the HTTP address {listen!r} must be host:port, as in 127.0.0.1:7480")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        bound.close()
+        raise OSError(f"cannot listen on {listen}: {error}") from error
+    return bound, f"{host}:{bound.getsockname()[1]}"
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    name = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "BadRequest")
+    detail = "nothing is here" if error.status_code == 404 else error.detail
+    return response_for(Problem(error.status_code, name, detail, headers=error.headers))
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    log.error("%s %s could not be answered", request.method, request.url.path, exc_info=error)
+    return response_for(error)
