@@ -17,6 +17,7 @@ from cluster.gateway.auth.guard import Guard
 from cluster.gateway.body import Incoming
 from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
+from cluster.gateway.pages import Pages
 from cluster.gateway.problems import Problem, bad_request, response_for
 from cluster.gateway.security import BrowserSecurity
 from cluster.gateway.streams.actor_channels import ActorChannels
@@ -48,11 +49,15 @@ class Gateway:
         self._guard = Guard(self._options)
         everybody = open_to_all or self._options.has_auth
         self._app: ASGIApp = BrowserSecurity(self._guard.wrap(self._serve), self._options, open_to_all=everybody)
+        self._pages: list[Mount] = []
+        if self._options.pages is not None:
+            pages = BrowserSecurity(Pages(self._options.pages), self._options, open_to_all=everybody)
+            self._pages = [Mount("/", pages)]
 
     @property
     def mounts(self) -> list[Mount]:
-        """Where it belongs in a larger application."""
-        return [Mount("/v1", self)]
+        """Where it belongs in a larger application. The last ones take what nothing else does."""
+        return [Mount("/v1", self), *self._pages]
 
     def authenticated(self, app: ASGIApp) -> ASGIApp:
         """Another application that is told who asks, in the way of the gateway."""

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self, TypeVar, get_type_hints
 
 T = TypeVar("T")
@@ -36,9 +37,9 @@ class GatewayOptions:
     auth_jwks_cooldown: float = _setting("Seconds between two looks for a key that is not known.", default=10.0)
     cors_origins: tuple[str, ...] = _setting("Origins whose pages may come, comma separated, or *.", default=())
     cors_credentials: bool = _setting("Browsers may send cookies and the like; not with *.", default=False)
-    client_rate: float = _setting("Requests a second for each token, or else address.", default=1000.0)
-    client_burst: int = _setting("Requests that may come at once for each of these.", default=2000)
-    client_concurrency: int = _setting("Requests and streams open at once for each of these.", default=1000)
+    client_rate: float = _setting("Requests a second for each token, or else address.", default=10_000.0)
+    client_burst: int = _setting("Requests that may come at once for each of these.", default=20_000)
+    client_concurrency: int = _setting("Requests and streams open at once for each of these.", default=20_000)
     max_connections: int = _setting("Connections of the HTTP port.", default=20_000)
     max_head: int = _setting("Bytes of a request's head.", default=64 * 2**10)
     max_body: int = _setting("Bytes of a request's body.", default=32 * 2**20)
@@ -52,6 +53,7 @@ class GatewayOptions:
     long_poll_timeout: float = _setting("Seconds that a long poll of a stream waits.", default=20.0)
     event_stream_lifetime: float = _setting("Seconds that server-sent events of a stream last.", default=60.0)
     local_webhooks: bool = _setting("Webhooks may go to this machine over plain HTTP, for development.", default=True)
+    pages: str | None = _setting("Folder of web pages that is served to everybody at /.", default=None)
 
     def __post_init__(self) -> None:
         if "*" in self.cors_origins and self.cors_credentials:
@@ -74,6 +76,8 @@ class GatewayOptions:
                 f"the gateway's auth_secret has less than {SHORTEST_SECRET} bytes and could be guessed from a token; "
                 "`openssl rand -hex 32` makes a good one"
             )
+        if self.pages is not None and not Path(self.pages).is_dir():
+            raise ValueError(f"there is no folder {self.pages} with pages to serve (--pages, SILO_PAGES)")
         if not self.has_auth and (self.auth_issuer is not None or self.auth_audience is not None):
             raise ValueError("auth_issuer and auth_audience are checked in tokens: give auth_secret or auth_jwks, too")
 
