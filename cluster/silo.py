@@ -24,6 +24,7 @@ from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
 from cluster.gateway import BUILTIN, Gateway, GatewayOptions, check_types
 from cluster.gateway.health import Condition, health_routes
+from cluster.gateway.openapi import openapi_route
 from cluster.gateway.server import Server
 from cluster.inspect import open_inspection
 from cluster.keys import Keys
@@ -200,6 +201,7 @@ class Silo:
         self._parked_page = ParkedPage(listen, has_auth=options.has_auth)
         routes = [
             *health_routes(lambda: self.condition),
+            openapi_route(authenticated=options.has_auth),
             Route("/parked", self._gateway.authenticated(self._parked_page)),
             *self._gateway.mounts,
         ]

@@ -46,7 +46,6 @@ class BrowserSecurity:
                 "Access-Control-Allow-Methods": _METHODS,
                 "Access-Control-Allow-Headers": _ALLOWED,
                 "Access-Control-Max-Age": "600",
-                "Allow": _METHODS,
             }
             await Response(status_code=204, headers=preflight)(scope, receive, send_with_headers)
             return

@@ -23,7 +23,9 @@ from cluster.gateway.problems import Problem, bad_request
 
 T = TypeVar("T")
 
-_VERBS: Final[dict[str, Verb]] = {"send": "send", "ask": "ask", "interrupt": "interrupt", "events": "read"}
+_VERBS: Final[dict[str, Verb]] = {
+    "send": "send", "ask": "ask", "interrupt": "interrupt", "events": "read", "ws": "read",
+}  # fmt: skip
 _MOST_REASON: Final = 1000
 
 
@@ -37,11 +39,11 @@ class ActorRoutes:
     async def handle(self, request: Request, runtime: Runtime, raw: bytes) -> Response:
         """Any request to the raw path behind ``ROOT``. Raises ``Problem`` or an ``ActorError``."""
         path = parse_path(raw)
-        if path.action == "ws":
+        if path.action == "ws" and request.method == "GET":
             raise Problem(426, "UpgradeRequired", "this is a WebSocket", headers={"Upgrade": "websocket"})
         grant = grant_of(request)
         grant.check(_VERBS[path.action], path.address)
-        method = "GET" if path.action == "events" else "POST"
+        method = "GET" if path.action in ("events", "ws") else "POST"
         if request.method != method:
             raise Problem(
                 405, "MethodNotAllowed", f"{path.action} is a {method}", headers={"Allow": f"{method}, OPTIONS"}
