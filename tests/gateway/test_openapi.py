@@ -64,7 +64,7 @@ async def test_all_that_is_described_is_served_so(processes: Processes, tmp_path
             tester.kill()
             await tester.wait()
     assert tester.returncode == 0, said.decode() + silo.err
-    passed = re.search(r"(\d+) passed", said.decode())
+    passed = re.search(r"generated, (\d+) passed", said.decode())
     assert passed is not None
     assert int(passed[1]) > 500
 
