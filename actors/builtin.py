@@ -1,5 +1,6 @@
 """Handlers that every actor has. Their names begin with ``$``, so that no user's handler can be meant."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -8,9 +9,9 @@ import msgspec
 from actors import codec, failure, records
 from actors.context import current_turn, gathering_turn
 from actors.effects import Effects
-from actors.errors import MessageParked, OffsetGone, Rejected
+from actors.errors import CallCycle, MessageParked, NotAuthorized, OffsetGone, Rejected
 from actors.handler import Lane
-from actors.records import BESIDE, JOURNAL, MESSAGE, PARKED, ChannelItem, Done, Parked, Pending
+from actors.records import BESIDE, CLOSED, JOURNAL, MESSAGE, PARKED, ChannelItem, Done, Parked, Pending
 from actors.ref import INTERRUPT
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ REMINDER: Final = "$reminder"
 TIMER: Final = "$timer"
 SUBSCRIBE: Final = "$subscribe"
 PUBLISH: Final = "$publish"
+CLOSE: Final = "$close"
 DELETE: Final = "$delete"
 RESOLVE: Final = "$parked"
 
@@ -49,7 +51,7 @@ async def timer(actor: "Actor", number: int) -> None:
 async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIterator[Any]:
     """The entries of a channel behind an offset, as (offset, kind, value, turn), and then those to come.
 
-    Ends with "closed" if the channel was deleted; an end without it means that the activation goes. Raises
+    Ends with "closed" if the channel was closed or deleted; an end without it means that the activation goes. Raises
     ``OffsetGone`` where the next entry is not retained any more.
     """
     activation = actor._activation
@@ -75,8 +77,12 @@ async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIte
             for found, item in entries:
                 yield msgspec.Raw(records.encode((found, item.kind, msgspec.Raw(item.data), item.turn)))
                 after, offset = found, found + 1
+                if item.kind == "closed":
+                    return
         if log.erased:
             yield _closed(activation.durable_side.floor - 1)
+        elif log.over and offset >= log.end:
+            yield msgspec.Raw(records.encode((log.end - 1, "closed", msgspec.Raw(CLOSED), "")))
     finally:
         log.leave()
 
@@ -87,8 +93,37 @@ def _closed(offset: int) -> msgspec.Raw:
 
 async def publish(actor: "Actor", channel: str, value: Any) -> None:
     """Add an entry to a channel, from outside of the actor."""
-    actor._activation.durable_side.channel(channel)
+    check_public(actor.address, channel)
+    actor._activation.durable_side.channel(channel).check_open(actor.address)
     _gathered().items.setdefault(channel, []).append(ChannelItem("item", codec.encode(value)))
+
+
+async def close(actor: "Actor", channel: str) -> None:
+    """Close a channel, from outside of the actor: behind what running turns have published."""
+    check_public(actor.address, channel)
+    activation, turn = actor._activation, cast("Turn", current_turn.get())
+    durable = activation.durable_side
+    log = durable.channel(channel)
+    log.closing += 1
+    try:
+        while running := log.holders():
+            if any((other.address, other.request.message_id) in turn.request.chain for other in running):
+                raise CallCycle(
+                    f"{actor.address}/{channel} cannot be closed for a turn of {actor.address} that waits for that and "
+                    "has published there: let it close the channel itself"
+                )
+            await asyncio.wait([other.task for other in running if other.task is not None])
+    finally:
+        log.closing -= 1
+    effects = Effects()
+    effects.items[channel] = [ChannelItem("closed", CLOSED)]
+    await activation.runtime.apply(activation, durable.apart(effects))
+
+
+def check_public(address: str, channel: str) -> None:
+    """Raise ``NotAuthorized`` for a channel in which only the engine writes."""
+    if channel.startswith("$"):
+        raise NotAuthorized(f"{address}/{channel}: the engine alone publishes to channels whose names begin with $")
 
 
 async def interrupt(actor: "Actor", reason: str, message_id: str = "") -> bool:
@@ -157,6 +192,7 @@ HANDLERS: Final[dict[str, tuple[Lane, Callable[..., Any]]]] = {
     TIMER: (Lane.TURN, timer),
     SUBSCRIBE: (Lane.CONTROL, subscribe),
     PUBLISH: (Lane.CONTROL, publish),
+    CLOSE: (Lane.CONTROL, close),
     INTERRUPT: (Lane.CONTROL, interrupt),
     DELETE: (Lane.TURN, delete),
     RESOLVE: (Lane.TURN, resolve_parked),

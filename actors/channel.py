@@ -18,7 +18,8 @@ class Event(NamedTuple):
     """An entry of a channel.
 
     ``kind``: "item"; "reset": readers discard what they have from offset ``data`` on, as it is told anew; "closed": the
-    channel has ended. ``turn``: id of the message whose turn published it, "" from outside of a turn of the actor.
+    channel has ended (``data`` True: it was closed; None: the actor was deleted). ``turn``: id of the message whose turn
+    published it, "" from outside of a turn of the actor.
     """
 
     offset: int
@@ -42,18 +43,30 @@ class Channel:
         """Add an entry.
 
         Inside a turn of the actor itself the entry is part of the turn's commit: readers see it when the turn has
-        ended well, or never. Otherwise it is durable when this returns.
+        ended well, or never. Otherwise it is durable when this returns. With the option ``idempotency_key`` of the
+        reference it is added once, however often this is repeated. Raises ``ChannelClosed``.
         """
         from actors.ref import caller
 
         return caller().publish(self._ref, self.name, item)
 
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Let nothing follow: readers get an event of kind "closed", and come to the end; publishing fails from now on.
+
+        Takes effect like ``publish``. From outside of the actor it comes after what running turns have published
+        already, and waits for these to end. Closing again does nothing.
+        """
+        from actors.ref import caller
+
+        return caller().close_channel(self._ref, self.name)
+
     def subscribe(self, after: int | None = None) -> AsyncIterator[Event]:
         """The entries behind offset ``after`` (None: everything that is retained), and then those to come.
 
         Every entry once and in order, whatever fails: when the actor moves or its silo dies there is a pause. Ends
-        with an event of kind "closed" if the actor is deleted. Raises ``ClusterUnavailable`` when the actor cannot be
-        reached for the delivery timeout; subscribing again behind the last offset goes on from there.
+        with an event of kind "closed" if the channel is closed or the actor deleted. Raises ``OffsetGone`` when the
+        next entry is not retained any more, and ``ClusterUnavailable`` when the actor cannot be reached for the
+        delivery timeout; subscribing again behind the last offset goes on from there.
         """
         from actors.ref import caller
 

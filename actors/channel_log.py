@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from actors import records
-from actors.errors import OffsetGone
+from actors.errors import ChannelClosed, OffsetGone
 from actors.ports import Store
 from actors.records import ChannelHead, ChannelItem
 
 if TYPE_CHECKING:
     from actors.retention import Retention
+    from actors.turn import Turn
 
 Cut: TypeAlias = tuple[bytes, bytes]
 """A range of keys that a commit removes."""
@@ -24,8 +25,8 @@ class ChannelLog:
     """Gives out offsets, and joins what is stored with what has just been committed at one mark, ``end``."""
 
     __slots__ = (
-        "_changed", "_ended", "_readers", "_tail", "begin", "doomed", "end", "erased", "first", "keep", "name", "next",
-        "oldest", "size", "trimmed_at",
+        "_changed", "_ended", "_holders", "_readers", "_tail", "begin", "closed", "closing", "doomed", "end", "erased",
+        "first", "keep", "name", "next", "oldest", "size", "trimmed_at",
     )  # fmt: skip
 
     def __init__(self, name: str, head: ChannelHead, keep: "Retention") -> None:
@@ -41,6 +42,11 @@ class ChannelLog:
         """What was below this is gone for good."""
         self.end = head.next
         """The entries below this are durable, and readers may see them."""
+        self.closed = head.closed
+        """Whether its last entry closes it, or will with the commits under way."""
+        self.closing = 0
+        """How many wait for running turns to end, to close it then."""
+        self._holders: set[Turn] = set()
         self.trimmed_at = head.size
         """The size of the channel when it was last looked at for what is too much."""
         self.doomed = False
@@ -65,6 +71,7 @@ class ChannelLog:
             put[prefix + offset.to_bytes(8, "big")] = records.encode(entry)
             stored.append(entry)
             offset += 1
+            self.closed = item.kind == "closed"
         self.next, self.size = offset, size
         limit = self.keep.items
         self.trim(put, cut, self.first if limit is None else offset - limit)
@@ -78,7 +85,7 @@ class ChannelLog:
             for offset in range(max(self.first, self.end), first):  # what this very commit, or one under way, brings
                 put.pop(prefix + offset.to_bytes(8, "big"), None)
             self.first = first
-        head = ChannelHead(self.next, self.first, self.size, oldest=self.oldest)
+        head = ChannelHead(self.next, self.first, self.size, self.closed, self.oldest)
         put[records.CHANNEL + self.name.encode()] = records.encode(head)
 
     def trimmed(self, first: int) -> None:
@@ -95,6 +102,31 @@ class ChannelLog:
             self._tail = None  # there is a gap, or nobody looks: the store has it all
         self.end = max(self.end, first + len(items))
         self._wake()
+
+    # -- its end ----------------------------------------------------------------------------------------------------
+
+    def check_open(self, address: str, turn: "Turn | None" = None) -> None:
+        """Raise ``ChannelClosed`` if nothing can be published any more, by a turn that has not done so already."""
+        if self.closed or (self.closing and turn not in self._holders):
+            raise self.is_closed(address)
+
+    def is_closed(self, address: str) -> ChannelClosed:
+        """The error of who publishes to a closed channel."""
+        return ChannelClosed(f"{address}/{self.name} is closed: nothing can be published there any more")
+
+    @property
+    def over(self) -> bool:
+        """Whether it is closed, durably."""
+        return self.closed and self.end == self.next
+
+    def hold(self, turn: "Turn") -> None:
+        """The turn has published what is not committed yet: nobody else closes the channel before."""
+        if turn not in self._holders:
+            self._holders = {*self.holders(), turn}
+
+    def holders(self) -> "list[Turn]":
+        """The running turns that have published what may not be committed yet."""
+        return [turn for turn in self._holders if turn.activation.runs(turn)]
 
     def erase(self) -> None:
         """The channel was deleted: its readers have come to the end."""
@@ -124,7 +156,7 @@ class ChannelLog:
     async def wait(self, offset: int) -> bool:
         """Wait for an entry at ``offset``; False when there will be none from this activation."""
         while offset >= self.end:
-            if self.erased or self._ended:
+            if self.erased or self._ended or self.over:
                 return False
             await self._change()
         return not self._ended or self.erased

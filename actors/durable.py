@@ -336,6 +336,8 @@ class Durable:
         Returns it with the offset of the first entry that it publishes.
         """
         offset = -1
+        if effects:
+            self.check_open(effects)
         if not turn.row:
             self._put_message(put, turn)
         self.turn_log.started(turn, put, self._now())
@@ -402,10 +404,19 @@ class Durable:
             self._then.append(self._reminders().start)
         return put, drop
 
+    def check_open(self, effects: Effects) -> None:
+        """Raise ``ChannelClosed`` if a channel that the effects publish to was closed meanwhile."""
+        for name, items in effects.items.items():
+            channel = self.channel(name)
+            if channel.closed and items[0].kind != "closed":
+                raise channel.is_closed(self._activation.address)
+
     def publish(self, name: str, items: Sequence[ChannelItem], put: dict[bytes, bytes]) -> int:
         """Add entries of a channel to a commit, and show them to its readers afterwards; return the first offset."""
         channel = self.channel(name)
         first = channel.next
+        if channel.closed:  # nothing but one who closes it again
+            return first
         stored = channel.append(put, self._cut, items, self._activation.runtime.clock.time())
         if channel.first > channel.begin:
             self._then.append(partial(channel.trimmed, channel.first))

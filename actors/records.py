@@ -152,6 +152,9 @@ class Keyed(msgspec.Struct, array_like=True):
     expires: float
 
 
+CLOSED: Final = b"\xc3"
+"""The encoded value of the entry that closes a channel: True."""
+
 channel_items: Final = msgspec.msgpack.Decoder(ChannelItem)
 message_rows: Final = msgspec.msgpack.Decoder(MessageRow)
 journal_rows: Final = msgspec.msgpack.Decoder(JournalRow)

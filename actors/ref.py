@@ -52,6 +52,8 @@ class Caller(Protocol):
 
     async def publish(self, ref: "ActorRef", channel: str, item: object) -> None: ...
 
+    async def close_channel(self, ref: "ActorRef", channel: str) -> None: ...
+
 
 current_caller: ContextVar[Caller | None] = ContextVar("agentsilo_runtime", default=None)
 _open_callers: list[Caller] = []

@@ -15,7 +15,7 @@ from actors.activation import Activation
 from actors.actor import Actor, ActorType
 from actors.address import is_address, listed, parse_address
 from actors.agenda import Agenda
-from actors.builtin import PUBLISH
+from actors.builtin import CLOSE, PUBLISH, check_public
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
 from actors.context import current_turn, gathering_turn
 from actors.durable import Write
@@ -34,12 +34,12 @@ from actors.handler import HandlerSpec, Lane
 from actors.idleness import Idleness
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
-from actors.records import ChannelItem, Reminder
+from actors.records import CLOSED, ChannelItem, Reminder
 from actors.ref import ActorRef, Receipt, current_caller
 from actors.requests import Requests
 from actors.router import Router
 from actors.settings import Settings
-from actors.turn import Turn
+from actors.turn import Lifecycle, Turn
 
 log = logging.getLogger("actors")
 
@@ -171,22 +171,46 @@ class Runtime:
         if turn is None or turn.address != ref.address:
             await self.ask(ref, PUBLISH, (channel, item), {})
             return
-        durable = turn.activation.durable_side
         where = f"{ref.address}/{channel}"
         try:
             payload = codec.encode(item)
         except Exception as error:
             raise SerializationFailed(f"{where}: {type(item).__name__} cannot be published: {error}") from error
         self.check_size(payload, where)
-        if isinstance(turn, Turn) and turn.gathers:
-            entry = ChannelItem("item", payload, turn=turn.request.message_id)
-            turn.gathered.items.setdefault(channel, []).append(entry)
-        elif isinstance(turn, Turn) and turn.spec.lane is Lane.READ:
-            raise RuntimeError(f"{where}: a readonly handler cannot publish")
+        await self._add_entry(turn, channel, ChannelItem("item", payload))
+
+    async def close_channel(self, ref: ActorRef, channel: str) -> None:
+        """See ``Channel.close``."""
+        turn = current_turn.get(None)
+        if turn is None or turn.address != ref.address:
+            await self.ask(ref, CLOSE, (channel,), {})
         else:
-            effects = Effects()
-            effects.items[channel] = [ChannelItem("item", payload)]
-            await self._apply(turn.activation, durable.apart(effects))
+            await self._add_entry(turn, channel, ChannelItem("closed", CLOSED))
+
+    async def _add_entry(self, turn: Turn | Lifecycle, channel: str, entry: ChannelItem) -> None:
+        """An entry of the actor's own: part of the commit of the turn that runs, if one does."""
+        durable = turn.activation.durable_side
+        check_public(turn.address, channel)
+        log = durable.channel(channel)
+        if isinstance(turn, Turn) and turn.spec.lane is Lane.READ:
+            raise RuntimeError(f"{turn.address}/{channel}: a readonly handler cannot publish")
+        closing = entry.kind == "closed"
+        if isinstance(turn, Turn) and turn.gathers:
+            if turn.has_closed(channel):
+                if not closing:
+                    raise log.is_closed(turn.address)
+                return
+            if not closing:
+                log.check_open(turn.address, turn)
+            log.hold(turn)
+            entry.turn = turn.request.message_id
+            turn.gathered.items.setdefault(channel, []).append(entry)
+            return
+        if not closing:
+            log.check_open(turn.address)
+        effects = Effects()
+        effects.items[channel] = [entry]
+        await self.apply(turn.activation, durable.apart(effects))
 
     async def set_reminder(
         self, activation: Activation, name: str, after: float | None, every: timedelta | float | None
@@ -205,9 +229,10 @@ class Runtime:
         else:
             effects = Effects()
             effects.reminders[name] = row
-            await self._apply(activation, activation.durable_side.apart(effects))
+            await self.apply(activation, activation.durable_side.apart(effects))
 
-    async def _apply(self, activation: Activation, write: Write) -> None:
+    async def apply(self, activation: Activation, write: Write) -> None:
+        """Hand a commit to the store. Raises ``ClusterUnavailable`` where the activation can commit no more."""
         if not await activation.write(write):
             raise ClusterUnavailable(f"{activation.address}: the activation has ended; nothing was stored")
 

@@ -15,31 +15,38 @@ _MOST_WAITING = 256
 class StreamWriter:
     """Whatever has come while the last commit was under way goes into the next one, to the journal and the channel."""
 
-    __slots__ = ("_channel", "_chunk", "_drop", "_journal", "_key", "_reset", "_task", "_turn", "_waiting")
+    __slots__ = ("_chunk", "_drop", "_journal", "_key", "_log", "_reset", "_task", "_turn", "_waiting")
 
     def __init__(self, turn: "Turn", journal: "Journal", key: bytes, channel: str | None, *, chunks: int) -> None:
         self._turn = turn
         self._journal = journal
         self._key = key
-        self._channel = channel
         self._chunk = chunks
         self._waiting: list[bytes] = []
         self._drop: list[bytes] = []
         self._reset: list[ChannelItem] = []
         self._task: asyncio.Task[None] | None = None
+        self._log = turn.activation.durable_side.channel(channel) if channel is not None else None
+        if self._log is not None:
+            if turn.has_closed(self._log.name):
+                raise self._log.is_closed(turn.address)
+            self._log.check_open(turn.address, turn)
+            self._log.hold(turn)
 
     def start_anew(self, chunks: list[Deltas]) -> None:
         """Forget what was journaled; readers of the channel discard it, too."""
         self._drop = [self._chunk_key(number) for number in range(len(chunks))]
         published = [chunk.offset for chunk in chunks if chunk.offset >= 0]
-        if published and self._channel is not None:
+        if published and self._log is not None:
             self._reset = [ChannelItem("reset", encode(published[0]), turn=self._turn.request.message_id)]
 
     def _chunk_key(self, number: int) -> bytes:
         return self._key + b"\0" + number.to_bytes(4, "big")
 
     async def add(self, payload: bytes) -> None:
-        """One more delta."""
+        """One more delta. Raises ``ChannelClosed``."""
+        if self._log is not None:
+            self._log.check_open(self._turn.address, self._turn)
         self._waiting.append(payload)
         if self._task is None:
             self._task = self._turn.activation.runtime.spawn(self._write_all())
@@ -71,7 +78,7 @@ class StreamWriter:
         drop, self._drop = self._drop, []
         message_id = self._turn.request.message_id
         items, self._reset = [*self._reset, *(ChannelItem("item", delta, turn=message_id) for delta in deltas)], []
-        publish = (self._channel, items) if self._channel is not None and items else None
+        publish = (self._log.name, items) if self._log is not None and items and not self._log.closed else None
         if deltas:
             put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset(len(items) - len(deltas))))
             self._chunk += 1
@@ -79,6 +86,4 @@ class StreamWriter:
 
     def _offset(self, ahead: int) -> int:
         """Where the first of the deltas will stand in the channel."""
-        if self._channel is None:
-            return -1
-        return self._turn.activation.durable_side.channel(self._channel).next + ahead
+        return self._log.next + ahead if self._log is not None and not self._log.closed else -1

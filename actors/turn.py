@@ -15,6 +15,7 @@ from actors.effects import Effects
 from actors.envelope import Accepted, End, Envelope, Failure, Item, Mode, Reply, Request, item_cost
 from actors.errors import (
     ActorError,
+    ChannelClosed,
     Interrupted,
     OutcomeUnknown,
     PayloadTooLarge,
@@ -211,6 +212,15 @@ class Turn:
             self.effects = Effects()
         return self.effects
 
+    def has_closed(self, channel: str) -> bool:
+        """Whether it, or the step that is running now, closes the channel."""
+        step = current_step.get()
+        for effects in (self.effects, step.effects if step is not None else None):
+            items = effects.items.get(channel) if effects is not None else None
+            if items and items[-1].kind == "closed":
+                return True
+        return False
+
     @property
     def journal(self) -> Journal:
         """Its steps. Raises ``RuntimeError`` for the turn of a timer, which is lost with its activation."""
@@ -400,6 +410,11 @@ class Turn:
                 state = self.activation.unsaved(self)
             except SerializationFailed as error:
                 answer, state = failure.refusal(self.request.id, error), None
+        if self.effects is not None and self.effects.items:
+            try:
+                self.activation.durable_side.check_open(self.effects)
+            except ChannelClosed as error:  # by a call beside it, at this moment
+                answer, state = self._failed(error), None
         if await self.activation.commit(self, answer, state):
             self.activation.settle(self, answer)
 

@@ -10,7 +10,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors import Actor, Event, OffsetGone, Retention, actor_ref, codec, handler, records
+from actors import (
+    Actor,
+    ActorFailed,
+    ActorRef,
+    ChannelClosed,
+    Event,
+    NotAuthorized,
+    OffsetGone,
+    Retention,
+    actor_ref,
+    codec,
+    handler,
+    records,
+)
 from actors.effects import Effects
 from actors.ports import StoreUnavailable
 from actors.records import ChannelHead, ChannelItem
@@ -370,3 +383,206 @@ async def test_a_reader_is_told_where_a_commit_under_way_trims(start: Start, sto
         await read("short-1", 1, after=-1)
     assert gone.value.first == 2
     assert [event.offset for event in await read("short-1", 1)] == [2], "who asked for what there is gets that"
+
+
+# -- the end of a channel -------------------------------------------------------------------------------------------
+
+
+class Closer(Wire):
+    gate: asyncio.Event
+    running: asyncio.Event
+
+    @handler
+    async def close(self, *before: str) -> None:
+        for item in before:
+            await self.publish(item)
+        await self.channel().close()
+        await self.channel().close()
+
+    @handler
+    async def close_and_go_on(self, how: str) -> str:
+        await self.channel().close()
+        try:
+            if how == "publish":
+                await self.publish("late")
+            elif how == "step":
+                await self.step("late", self.publish, "late")
+            else:
+                async for _ in self.stream_step("late", words, ("late",), channel="output"):
+                    pass
+        except ChannelClosed as error:
+            return str(error)
+        return "nothing was raised"
+
+    @handler
+    async def close_and_fail(self) -> None:
+        await self.channel().close()
+        raise ValueError
+
+    @handler
+    async def tell_slowly(self, first: str, second: str) -> None:
+        await self.publish(first)
+        Closer.running.set()
+        await Closer.gate.wait()
+        await self.publish(second)
+
+    @handler
+    async def stream_slowly(self, first: str, second: str) -> None:
+        async for _ in self.stream_step("slowly", slowly, first, second, channel="output"):
+            pass
+
+    @handler(control=True)
+    async def beside(self) -> None:
+        await self.publish("beside")
+        await Closer.gate.wait()
+
+    @handler
+    async def close_by(self, other: str) -> str:
+        await self.publish("mine")
+        try:
+            await actor_ref(other).close_that(self.address)
+        except ActorFailed as error:
+            return error.type_name
+        return "nothing was raised"
+
+    @handler
+    async def close_that(self, address: str) -> None:
+        await actor_ref(address).channel().close()
+
+
+async def slowly(first: str, second: str) -> AsyncIterator[str]:
+    yield first
+    Closer.running.set()
+    await Closer.gate.wait()
+    yield second
+
+
+@pytest.fixture
+def closer() -> ActorRef:
+    Closer.gate, Closer.running = asyncio.Event(), asyncio.Event()
+    return actor_ref("closer-1")
+
+
+def told(events: list[Event]) -> list[tuple[int, object, str]]:
+    return [event[:3] for event in events]
+
+
+async def read_to_the_end(address: str, after: int | None = None) -> list[tuple[int, object, str]]:
+    async with asyncio.timeout(3):
+        return told([event async for event in actor_ref(address).channel().subscribe(after)])
+
+
+async def test_a_turn_closes_a_channel_with_its_commit(start: Start, store: ScriptedStore, closer: ActorRef) -> None:
+    start(Closer, store=store)
+    await soon(closer.tell("a"))
+    reading = [asyncio.ensure_future(read_to_the_end("closer-1", after)) for after in (None, -1, 0)]
+    await settle()
+    await soon(closer.close("b"))
+    await soon(closer.channel().close())
+    everything = [(0, "a", "item"), (1, "b", "item"), (2, True, "closed")]
+    assert await soon(asyncio.gather(*reading)) == [everything, everything, everything[1:]]
+    assert await read_to_the_end("closer-1") == everything, "a joiner has the history, and the end"
+    for after in (2, 3, 99):
+        assert await read_to_the_end("closer-1", after) == everything[2:], "a reader at the end is told so"
+    assert list(items_of(store, "closer-1")) == [0, 1, 2], "closing again adds nothing"
+    start(Closer, store=ScriptedStore(store.data))
+    assert await read_to_the_end("closer-1", 0) == everything[1:], "also after a restart"
+    assert await read_to_the_end("closer-1", 2) == everything[2:]
+    with pytest.raises(ChannelClosed, match="closer-1/output is closed"):
+        await soon(closer.channel().publish("late"))
+
+
+async def test_nothing_is_published_to_a_closed_channel(start: Start, store: ScriptedStore, closer: ActorRef) -> None:
+    start(Closer, store=store)
+    await soon(closer.channel().close())
+    with pytest.raises(ChannelClosed, match="closer-1/output is closed"):
+        await soon(closer.channel().publish("late"))
+    with pytest.raises(ActorFailed, match="ChannelClosed: closer-1/output is closed"):
+        await soon(closer.tell("late"))
+    with pytest.raises(ActorFailed, match="ChannelClosed"):
+        await soon(closer.stream("late"))
+    assert await read_to_the_end("closer-1") == [(0, True, "closed")]
+    await soon(closer.channel("other").publish("fine"))
+
+
+@pytest.mark.parametrize("how", ["publish", "step", "stream"])
+async def test_a_turn_that_closes_cannot_go_on(start: Start, store: ScriptedStore, closer: ActorRef, how: str) -> None:
+    start(Closer, store=store)
+    assert "is closed" in await soon(closer.close_and_go_on(how)), "it is raised at the call"
+    assert await read_to_the_end("closer-1") == [(0, True, "closed")]
+
+
+async def test_a_turn_that_fails_closes_nothing(start: Start, store: ScriptedStore, closer: ActorRef) -> None:
+    start(Closer, store=store)
+    with pytest.raises(ActorFailed):
+        await soon(closer.close_and_fail())
+    await soon(closer.tell("a"))
+    assert told(await read("closer-1", 1)) == [(0, "a", "item")]
+
+
+@pytest.mark.parametrize("how", ["tell_slowly", "stream_slowly"])
+async def test_closing_comes_behind_what_running_turns_have_published(
+    start: Start, store: ScriptedStore, closer: ActorRef, how: str
+) -> None:
+    start(Closer, store=store)
+    telling = asyncio.ensure_future(getattr(closer, how)("a", "b"))
+    await soon(Closer.running.wait())
+    closing = asyncio.ensure_future(closer.channel().close())
+    await settle()
+    with pytest.raises(ChannelClosed):
+        await soon(closer.channel().publish("overtakes"))
+    assert not closing.done()
+    Closer.gate.set()
+    await soon(telling)
+    await soon(closing)
+    assert await read_to_the_end("closer-1") == [(0, "a", "item"), (1, "b", "item"), (2, True, "closed")]
+
+
+async def test_a_call_beside_a_turn_that_closes_fails_rather_than_lose_its_entries(
+    start: Start, store: ScriptedStore, closer: ActorRef
+) -> None:
+    start(Closer, store=store)
+    beside = asyncio.ensure_future(closer.beside())
+    await settle()
+    await soon(closer.close())
+    Closer.gate.set()
+    with pytest.raises(ActorFailed, match="ChannelClosed"):
+        await soon(beside)
+    assert await read_to_the_end("closer-1") == [(0, True, "closed")]
+
+
+async def test_a_turn_that_waits_for_its_own_channel_to_be_closed_is_a_cycle(
+    start: Start, store: ScriptedStore, closer: ActorRef
+) -> None:
+    start(Closer, store=store)
+    assert await soon(closer.close_by("closer-2")) == "actors.errors.CallCycle"
+    assert told(await read("closer-1", 1)) == [(0, "mine", "item")]
+    await soon(closer.channel().close())
+
+
+async def test_an_actor_that_was_deleted_has_open_channels_again(
+    start: Start, store: ScriptedStore, closer: ActorRef
+) -> None:
+    start(Closer, store=store)
+    await soon(closer.close("a"))
+    await soon(closer.delete())
+    await soon(closer.tell("new"))
+    assert told(await read("closer-1", 1)) == [(3, "new", "item")]
+    assert await read_to_the_end("closer-1", 0) == [(2, None, "closed")], "deleted, not closed"
+
+
+async def test_the_end_of_a_channel_is_retained(start: Start, store: ScriptedStore, closer: ActorRef) -> None:
+    class Short(Closer, channel_retention=(1,)):
+        pass
+
+    start(Short, store=store)
+    await soon(actor_ref("short-1").close("a", "b"))
+    assert await read_to_the_end("short-1") == [(2, True, "closed")]
+
+
+async def test_nobody_publishes_to_the_channels_of_the_engine(start: Start, store: ScriptedStore) -> None:
+    start(Wire, store=store)
+    for doing in ("publish", "close"):
+        channel = actor_ref("wire-1").channel("$turns")
+        with pytest.raises(NotAuthorized):
+            await soon(channel.publish(1) if doing == "publish" else channel.close())
