@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from cluster.gateway.streams.names import stream_key
@@ -69,6 +70,7 @@ class Appender:
         del self._queues[path]
 
 
+@lru_cache(maxsize=1024)
 def _stream(path: str) -> Stream:
     return Stream.ref(stream_key(path)).options(timeout=PATIENCE)
 
