@@ -28,6 +28,8 @@ class BrowserSecurity:
         self._app = app
         self._options = options
         self._open_to_all = open_to_all
+        policy = b"cross-origin" if options.cors_origins else b"same-origin"
+        self._own = [(b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", policy)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -38,7 +40,9 @@ class BrowserSecurity:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._add(MutableHeaders(scope=message), request)
+                message["headers"] = [*message["headers"], *self._own]
+                if self._options.cors_origins:
+                    self._let_in(MutableHeaders(scope=message), request)
             await send(message)
 
         if scope["method"] == "OPTIONS":
@@ -66,13 +70,9 @@ class BrowserSecurity:
             Problem(403, "NotAuthorized", "pages of this origin may not write here; see SILO_CORS_ORIGINS")
         )
 
-    def _add(self, headers: MutableHeaders, request: Headers) -> None:
+    def _let_in(self, headers: MutableHeaders, request: Headers) -> None:
         options = self._options
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Cross-Origin-Resource-Policy"] = "cross-origin" if options.cors_origins else "same-origin"
         origin = request.get("origin")
-        if not options.cors_origins:
-            return
         headers.add_vary_header("Origin")
         if origin is None or not ("*" in options.cors_origins or origin in options.cors_origins):
             return
