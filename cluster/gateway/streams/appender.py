@@ -5,7 +5,8 @@ from collections import deque
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from cluster.gateway.streams.names import stream_key
+from actors.errors import ClusterUnavailable, MailboxFull
+from cluster.gateway.streams.names import stream_address, stream_key
 from cluster.gateway.streams.stream import Stream
 from cluster.gateway.streams.stream_state import Appended, Write
 
@@ -14,13 +15,15 @@ PATIENCE: Final = 30.0
 
 _MOST = 256  # writes in one turn
 _MOST_BYTES = 2**20  # in one turn, unless a single write has more
+_MOST_WAITING_BYTES = 128 * 2**20  # for all streams together
 
 
 class _Waiting(NamedTuple):
-    """A write, and who wants to know what came of it."""
+    """A write, who wants to know what came of it, and until when it may begin."""
 
     write: Write
     outcome: "asyncio.Future[Appended]"
+    until: float
 
 
 _Queue: TypeAlias = deque[_Waiting]
@@ -31,15 +34,14 @@ class Appender:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
+        self._waiting_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, path: str, write: Write) -> Appended:
         """What came of a write, once that is durable. Raises an ``ActorError`` if the stream cannot be reached."""
         queue = self._queues.get(path)
         if queue is not None:
-            waiting = _Waiting(write, asyncio.get_running_loop().create_future())
-            queue.append(waiting)
-            return await waiting.outcome
+            return await self._wait(path, queue, write)
         queue = self._queues[path] = deque()
         try:
             [outcome] = await _stream(path).append([write])
@@ -52,33 +54,55 @@ class Appender:
                 del self._queues[path]
         return outcome
 
+    async def _wait(self, path: str, queue: _Queue, write: Write) -> Appended:
+        if self._waiting_bytes + len(write.body) > _MOST_WAITING_BYTES:
+            raise MailboxFull(f"{stream_address(path)}: too many appends wait here; try later")
+        self._waiting_bytes += len(write.body)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(write, loop.create_future(), loop.time() + PATIENCE)
+        queue.append(waiting)
+        return await waiting.outcome
+
     async def _append_all(self, path: str, queue: _Queue) -> None:
         """Append what waits, and what comes meanwhile."""
         stream = _stream(path)
         while queue:
-            group = _take(queue)
+            group = self._take(path, queue)
+            if not group:
+                break
             try:
                 outcomes = await stream.append([waiting.write for waiting in group])
             except Exception as error:  # for those who wait to raise
-                for waiting in group:
-                    if not waiting.outcome.done():
-                        waiting.outcome.set_exception(error)
+                _refuse(group, error)
             else:
                 for waiting, outcome in zip(group, outcomes, strict=True):
                     if not waiting.outcome.done():
                         waiting.outcome.set_result(outcome)
         del self._queues[path]
 
+    def _take(self, path: str, queue: _Queue) -> list[_Waiting]:
+        """The next ones to go together; those that have waited too long go nowhere."""
+        now = asyncio.get_running_loop().time()
+        group: list[_Waiting] = []
+        size = 0
+        while queue and len(group) < _MOST and (not group or size + len(queue[0].write.body) <= _MOST_BYTES):
+            waiting = queue.popleft()
+            self._waiting_bytes -= len(waiting.write.body)
+            if waiting.until < now:
+                late = f"{stream_address(path)}: not appended: the appends before it took {PATIENCE:g} s"
+                _refuse([waiting], ClusterUnavailable(late))
+            else:
+                group.append(waiting)
+                size += len(waiting.write.body)
+        return group
+
+
+def _refuse(group: list[_Waiting], error: Exception) -> None:
+    for waiting in group:
+        if not waiting.outcome.done():
+            waiting.outcome.set_exception(error)
+
 
 @lru_cache(maxsize=1024)
 def _stream(path: str) -> Stream:
     return Stream.ref(stream_key(path)).options(timeout=PATIENCE)
-
-
-def _take(queue: _Queue) -> list[_Waiting]:
-    group = [queue.popleft()]
-    size = len(group[0].write.body)
-    while queue and len(group) < _MOST and size + len(queue[0].write.body) <= _MOST_BYTES:
-        group.append(queue.popleft())
-        size += len(group[-1].write.body)
-    return group
