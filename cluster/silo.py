@@ -17,7 +17,7 @@ from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
 from actors.ports import Directory, Store
 from actors.ref import Caller, close_caller, current_caller, open_caller
-from actors.runtime import Runtime
+from actors.runtime import Runtime, actor_types
 from actors.settings import Settings
 from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
@@ -196,7 +196,9 @@ class Silo:
 
     async def _open_http(self, listen: str) -> None:
         options = self._gateway_options
-        self._gateway = Gateway(self._serving_runtime, options, open_to_all=self._insecure)
+        self._gateway = Gateway(
+            self._serving_runtime, options, open_to_all=self._insecure, types=actor_types(self.actors)
+        )
         await self._gateway.start()
         self._parked_page = ParkedPage(listen, has_auth=options.has_auth)
         routes = [

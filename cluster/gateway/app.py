@@ -1,13 +1,14 @@
 """The gateway as an ASGI application: from the path of a request to what answers it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from actors.actor import ActorType
 from actors.errors import ActorError
 from actors.ref import current_caller
 from actors.runtime import Runtime
@@ -15,6 +16,7 @@ from cluster.gateway.actors.paths import ROOT as ACTORS
 from cluster.gateway.actors.routes import ActorRoutes
 from cluster.gateway.auth.guard import Guard
 from cluster.gateway.body import Incoming
+from cluster.gateway.chat.routes import Chats
 from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.pages import Pages
@@ -33,10 +35,16 @@ class Gateway:
     """Serves ``/v1/...`` for one silo.
 
     ``runtime`` gives the silo's engine, or None while it takes no messages: then everything is answered with 503.
+    ``types``: the actor types that the silo hosts. Raises ``ValueError`` for chats that do not fit them.
     """
 
     def __init__(
-        self, runtime: Callable[[], Runtime | None], options: GatewayOptions | None = None, *, open_to_all: bool = False
+        self,
+        runtime: Callable[[], Runtime | None],
+        options: GatewayOptions | None = None,
+        *,
+        open_to_all: bool = False,
+        types: Mapping[str, ActorType] | None = None,
     ) -> None:
         self._runtime = runtime
         self._options = options or GatewayOptions()
@@ -46,6 +54,7 @@ class Gateway:
         self._streams = Streams(self._options, self._live)
         self._channels = ActorChannels(self._options, self._live)
         self._subscriptions = Subscriptions(self._options)
+        self._chats = Chats(self._options, types or {}, self._hub)
         self._guard = Guard(self._options)
         everybody = open_to_all or self._options.has_auth
         self._app: ASGIApp = BrowserSecurity(self._guard.wrap(self._serve), self._options, open_to_all=everybody)
@@ -55,9 +64,10 @@ class Gateway:
             self._pages = [Mount("/", pages)]
 
     @property
-    def mounts(self) -> list[Mount]:
+    def mounts(self) -> list[BaseRoute]:
         """Where it belongs in a larger application. The last ones take what nothing else does."""
-        return [Mount("/v1", self), *self._pages]
+        chats = [route for path in self._chats.paths for route in (Route(path, self), Mount(path, self))]
+        return [Mount("/v1", self), *chats, *self._pages]
 
     def authenticated(self, app: ASGIApp) -> ASGIApp:
         """Another application that is told who asks, in the way of the gateway."""
@@ -104,6 +114,9 @@ class Gateway:
         current_caller.set(runtime)
         raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
         raw = raw.partition(b"?")[0]
+        chat = self._chats.find(raw)
+        if chat is not None:
+            return await chat[0].handle(request, runtime, chat[1])
         if raw.startswith(ACTORS.encode()):
             return await self._actors.handle(request, runtime, raw[len(ACTORS) :])
         before, found, name = raw.partition(ROOT.encode())

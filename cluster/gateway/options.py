@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, get_type_hints
 
+from cluster.gateway.chat.chat import Chat, check_paths, parse_chats
+
 T = TypeVar("T")
 
 SHORTEST_SECRET: Final = 32
@@ -55,7 +57,10 @@ class GatewayOptions:
     local_webhooks: bool = _setting("Webhooks may go to this machine over plain HTTP, for development.", default=True)
     pages: str | None = _setting("Folder of web pages that is served to everybody at /.", default=None)
 
+    chats: tuple[Chat, ...] = _setting("Which chat clients talk to which actors (--chat, SILO_CHAT).", default=())
+
     def __post_init__(self) -> None:
+        check_paths(self.chats)
         if "*" in self.cors_origins and self.cors_credentials:
             raise ValueError(
                 "CORS: every origin (*) with credentials would let any page act for its visitor; list origins"
@@ -108,14 +113,17 @@ class GatewayOptions:
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
             if value != setting.default:
-                found[variable(setting.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
+                found[variable(setting.name)] = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         return found
 
 
 def variable(name: str) -> str:
     """The variable of the environment for a setting."""
-    return f"SILO_{name.upper()}"
+    return f"SILO_{OPTIONS.get(name, name).upper()}"
 
+
+OPTIONS: Final = {"chats": "chat"}
+"""Settings whose option is called otherwise, as it is given once for each."""
 
 _ZERO: Final = ("auth_leeway",)
 """Settings that may be 0."""
@@ -141,5 +149,6 @@ _BY_TYPE: Final[dict[object, Any]] = {
     bool: _flag,
     str | None: lambda text: text or None,
     tuple[str, ...]: _words,
+    tuple[Chat, ...]: parse_chats,
 }
 _READERS: Final = {name: _BY_TYPE[kind] for name, kind in get_type_hints(GatewayOptions).items()}

@@ -17,9 +17,10 @@ STREAM: Final = "durable_stream"
 SUBSCRIPTION: Final = "stream_subscription"
 INDEX: Final = "stream_index"
 INDEX_PARTS = 16
+CHAT_RUN: Final = "chat_run"
 COURIER: Final = "webhook_courier"
 KEYS: Final = "webhook_keys"
-BUILTIN_TYPES: Final = frozenset({STREAM, SUBSCRIPTION, INDEX, COURIER, KEYS})
+BUILTIN_TYPES: Final = frozenset({STREAM, SUBSCRIPTION, INDEX, COURIER, KEYS, CHAT_RUN})
 """The actor types of the gateway itself."""
 
 

@@ -1,0 +1,1 @@
+"""Chat clients that already exist, against actors."""

@@ -1,0 +1,215 @@
+"""AG-UI events, as TanStack AI reads them from server-sent events with ids: what it sends, and a turn told in events.
+
+Source: ``@ag-ui/core`` 1, and ``@tanstack/ai-client`` 0.33, ``src/connection-adapters.ts``.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, Self, TypeAlias
+
+import msgspec
+
+from cluster.gateway.chat.message import Messages
+from cluster.gateway.chat.run import End, Happening, Piece, Reset
+
+AgUiEvent: TypeAlias = dict[str, object]
+
+
+class Post(msgspec.Struct, kw_only=True, rename="camel"):
+    """The body of a ``POST``, ``RunAgentInput``. What else it holds is for others."""
+
+    thread_id: str
+    run_id: str
+    messages: list[dict[str, Any]]
+
+
+def read_post(body: bytes) -> tuple[Post, Messages]:
+    """The request in a body, and its messages. Raises ``ValueError`` that says what is wrong with it."""
+    post = msgspec.json.decode(body, type=Post)
+    return post, Messages(post.messages)
+
+
+class Position(NamedTuple):
+    """Where an event stands: the entry of the channel that it comes of, and its place among the events of that."""
+
+    offset: int
+    place: int
+
+    def __str__(self) -> str:
+        return f"{self.offset}.{self.place}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The position in an event's id. Raises ``ValueError``."""
+        found = re.fullmatch(r"(-1|\d{1,19})\.(\d{1,6})", text, re.ASCII)
+        if found is None:
+            raise ValueError(f"{text!r} is no id of an event of this stream")
+        return cls(int(found[1]), int(found[2]))
+
+
+NOWHERE: Final = Position(-2, 0)
+_BEGIN: Final = Position(-1, 0)
+_END: Final = 2**62
+LAST: Final = Position(_END, 3)
+"""Of the event that ends the run."""
+
+GONE: Final = "EVENTS_GONE"
+
+
+class AgUiStream:
+    """A turn as events with positions; it is over when ``ended``.
+
+    ``after``: where a client has been that comes again. What stands up to there is left out. ``history``: the messages
+    before the answer, if they are known: with them what was sent can be taken back.
+    """
+
+    def __init__(
+        self,
+        *,
+        thread_id: str,
+        run_id: str,
+        message_id: str,
+        channel: str,
+        after: Position = NOWHERE,
+        history: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self._ids: AgUiEvent = {"threadId": thread_id, "runId": run_id}
+        self._message_id = message_id
+        self._channel = channel
+        self._after = after
+        self._history = history
+        self._open = False
+        self._texts: list[tuple[int, str]] = []  # what the answer consists of, by offset
+        self._sent = after.offset
+        self._empty = True
+        self.ended = False
+
+    def start(self) -> list[tuple[Position, AgUiEvent]]:
+        """The beginning."""
+        return self._new([(_BEGIN, {"type": "RUN_STARTED", **self._ids})])
+
+    def tell(self, happenings: Iterable[Happening]) -> list[tuple[Position, AgUiEvent]]:
+        """The events for what happened."""
+        events: list[tuple[Position, AgUiEvent]] = []
+        for found in happenings:
+            if isinstance(found, End):
+                events += self._end(found)
+            elif isinstance(found, Reset):
+                events += self._take_back(found)
+            elif isinstance(found.data, str):
+                self._add_text(found.offset, found.data, events)
+            else:
+                events += self._item(found)
+        return self._new(events)
+
+    def _new(self, events: list[tuple[Position, AgUiEvent]]) -> list[tuple[Position, AgUiEvent]]:
+        return [(position, event) for position, event in events if position > self._after]
+
+    def _add_text(self, offset: int, text: str, events: list[tuple[Position, AgUiEvent]]) -> None:
+        if not text:
+            return
+        self._note(offset)
+        self._texts.append((offset, text))
+        if not self._open:
+            self._open = True
+            started: AgUiEvent = {"type": "TEXT_MESSAGE_START", "messageId": self._message_id, "role": "assistant"}
+            events.append((Position(offset, 0), started))
+        last = events[-1] if events else None
+        if last is not None and last[1]["type"] == "TEXT_MESSAGE_CONTENT" and last[0].offset > self._after.offset:
+            events[-1] = (Position(offset, 1), {**last[1], "delta": f"{last[1]['delta']}{text}"})
+        else:
+            content: AgUiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": self._message_id, "delta": text}
+            events.append((Position(offset, 1), content))
+
+    def _note(self, offset: int) -> None:
+        self._empty = False
+        self._sent = max(self._sent, offset)
+
+    def _close_text(self, position: Position) -> list[tuple[Position, AgUiEvent]]:
+        if not self._open:
+            return []
+        self._open = False
+        return [(position, {"type": "TEXT_MESSAGE_END", "messageId": self._message_id})]
+
+    def _item(self, piece: Piece) -> list[tuple[Position, AgUiEvent]]:
+        self._note(piece.offset)
+        event = as_event(piece, self._channel)
+        beside = event["type"] in ("CUSTOM", "RAW", "STATE_SNAPSHOT", "STATE_DELTA")
+        return [
+            *([] if beside else self._close_text(Position(piece.offset, 0))),
+            (Position(piece.offset, 1), event),
+        ]
+
+    def _take_back(self, reset: Reset) -> list[tuple[Position, AgUiEvent]]:
+        """What was sent and does not count any more is replaced by all that does."""
+        self._texts = [(offset, text) for offset, text in self._texts if offset < reset.first]
+        if self._sent < reset.first:
+            return []
+        if self._history is None:
+            self.ended = True
+            message = "the answer was begun anew; load the chat again to see it"
+            return [(Position(reset.offset, 0), {"type": "RUN_ERROR", "message": message, "code": GONE})]
+        kept = "".join(text for _, text in self._texts)
+        self._open = bool(kept)
+        answer = [{"id": self._message_id, "role": "assistant", "content": kept}] if kept else []
+        snapshot: AgUiEvent = {"type": "MESSAGES_SNAPSHOT", "messages": [*self._history, *answer]}
+        return [(Position(reset.offset, 0), snapshot)]
+
+    def _end(self, end: End) -> list[tuple[Position, AgUiEvent]]:
+        events: list[tuple[Position, AgUiEvent]] = []
+        if end.kind == "committed" and self._empty and isinstance(end.result, str):
+            self._add_text(_END, end.result, events)
+        events += self._close_text(Position(_END, 2))
+        last = failed(self._message_id)
+        if end.kind == "committed":
+            last = {"type": "RUN_FINISHED", **self._ids}
+        elif end.kind == "interrupted":
+            last = {"type": "RUN_FINISHED", **self._ids, "result": {"interrupted": end.reason}}
+        self.ended = True
+        return [*events, (LAST, last)]
+
+
+def failed(message_id: str) -> AgUiEvent:
+    """What a client is told of a turn that failed: nothing of why, but what to look for in the log."""
+    text = f"the answer could not be completed (message {message_id})"
+    return {"type": "RUN_ERROR", "message": text, "code": "RUN_FAILED"}
+
+
+def encode(events: Iterable[tuple[Position, AgUiEvent]]) -> bytes:
+    """The events as server-sent events with ids."""
+    return b"".join(
+        f"id: {position}\ndata: ".encode() + msgspec.json.encode(event, enc_hook=str) + b"\n\n"
+        for position, event in events
+    )
+
+
+_OWN: Final[dict[str, tuple[str, ...]]] = {
+    "TOOL_CALL_START": ("toolCallId", "toolCallName"),
+    "TOOL_CALL_ARGS": ("toolCallId", "delta"),
+    "TOOL_CALL_END": ("toolCallId",),
+    "TOOL_CALL_RESULT": ("messageId", "toolCallId", "content"),
+    "STEP_STARTED": ("stepName",),
+    "STEP_FINISHED": ("stepName",),
+    "REASONING_START": ("messageId",),
+    "REASONING_MESSAGE_START": ("messageId", "role"),
+    "REASONING_MESSAGE_CONTENT": ("messageId", "delta"),
+    "REASONING_MESSAGE_END": ("messageId",),
+    "REASONING_END": ("messageId",),
+    "CUSTOM": ("name",),
+    "RAW": (),
+    "STATE_SNAPSHOT": (),
+    "STATE_DELTA": (),
+}
+"""The events that an actor may publish itself, with the texts that they must have. The others are the turn's."""
+
+
+def as_event(piece: Piece, channel: str) -> AgUiEvent:
+    """An item that is no text: as it is if it is an event of the protocol, else as one with a name and a value."""
+    data = piece.data
+    kind = data.get("type") if isinstance(data, dict) else None
+    if isinstance(data, dict) and isinstance(kind, str):
+        texts = _OWN.get(kind)
+        if texts is not None and all(isinstance(data.get(name), str) for name in texts):
+            return data
+        return {"type": "CUSTOM", "name": kind, "value": data}
+    return {"type": "CUSTOM", "name": channel, "value": data}

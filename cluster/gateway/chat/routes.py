@@ -1,0 +1,360 @@
+"""The HTTP of chats: ``POST`` begins a turn and tells it, ``GET`` tells it again to who was cut off, stop stops it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from actors import ActorRef, ClusterUnavailable, Receipt, actor_ref
+from actors.actor import ActorType
+from actors.address import check_key
+from actors.runtime import Runtime
+from actors.turn_log import WATCH
+from cluster.gateway.auth import Grant, grant_of
+from cluster.gateway.body import read_body
+from cluster.gateway.chat import ag_ui, ai_sdk
+from cluster.gateway.chat.chat import Chat, check_paths
+from cluster.gateway.chat.deliveries import Deliveries
+from cluster.gateway.chat.event_stream import HEARTBEAT, BrokenOff, EventStream
+from cluster.gateway.chat.message import share_of
+from cluster.gateway.chat.run import Happening, follow
+from cluster.gateway.chat.run_index import chat_of_run, note_run
+from cluster.gateway.chat.turns import Run, current_run, find_run
+from cluster.gateway.hub import Hub
+from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem, bad_request
+
+PATIENCE: Final = 15.0
+"""Seconds of silence after which a comment says that the connection is alive."""
+
+MEMORY: Final = 60.0
+"""Seconds for which a turn that has ended is told to clients that were cut off before they had its end."""
+
+
+class Chats:
+    """Answers the requests to the chats of a gateway. Raises ``ValueError`` for chats that cannot work."""
+
+    def __init__(self, options: GatewayOptions, types: Mapping[str, ActorType], hub: Hub) -> None:
+        check_paths(options.chats)
+        teller = Teller(hub)
+        kinds = {"ai-sdk": AiSdkChat, "ag-ui": AgUiChat}
+        self._chats = {chat.path: kinds[chat.protocol](chat, options, types, teller) for chat in options.chats}
+        self._teller = teller
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the chats are."""
+        return list(self._chats)
+
+    def close(self) -> None:
+        """Let all readers go: their clients come again, to another silo."""
+        self._teller.closing.set()
+
+    def find(self, path: bytes) -> "tuple[ChatRoute, str] | None":
+        """The chat that a path is of, and what of the path follows; None if it is no chat's. Raises ``Problem``."""
+        for prefix, chat in self._chats.items():
+            raw = prefix.encode()
+            if path == raw or path.startswith(raw + b"/"):
+                return chat, path[len(raw) :].decode("latin-1")
+        return None
+
+
+class Teller:
+    """Tells turns, as long as the silo stays and the grant of who reads lasts."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.closing = asyncio.Event()
+
+    async def happenings(
+        self, runtime: Runtime, run: Run, grant: Grant, after: int = -1
+    ) -> AsyncGenerator[Sequence[Happening], None]:
+        """What happens in a turn. Raises ``BrokenOff`` where a reader has to come again."""
+        async with contextlib.aclosing(follow(runtime.store, self.hub, run, patience=PATIENCE, after=after)) as batches:
+            while True:
+                coming = asyncio.ensure_future(anext(batches, None))
+                closing = asyncio.ensure_future(self.closing.wait())
+                left = None if grant.expires is None else max(grant.expires - time.time(), 0.0)
+                try:
+                    await asyncio.wait({coming, closing}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    if not coming.done():
+                        raise BrokenOff
+                    batch = coming.result()
+                except ClusterUnavailable:  # the actor could not be reached for long
+                    raise BrokenOff from None
+                finally:
+                    closing.cancel()
+                    if not coming.done():
+                        coming.cancel()
+                        await asyncio.wait({coming})
+                if batch is None:
+                    return
+                yield batch
+
+
+class ChatRoute:
+    """What the protocols have in common: where the chats' actors are, how a turn begins and is stopped."""
+
+    def __init__(self, chat: Chat, options: GatewayOptions, types: Mapping[str, ActorType], teller: Teller) -> None:
+        self.chat = chat
+        self._options = options
+        self._share = share_of(chat, types)
+        self._teller = teller
+
+    async def handle(self, request: Request, runtime: Runtime, rest: str) -> Response:
+        """Any request below the chat's path. Raises ``Problem`` or an ``ActorError``."""
+        raise NotImplementedError
+
+    def address_of(self, raw: str) -> str:
+        """The address of a chat from a segment of a path. Raises ``Problem``."""
+        try:
+            chat_id = unquote_to_bytes(raw.encode("latin-1")).decode()
+        except UnicodeDecodeError:
+            raise bad_request("the id of a chat must be UTF-8", name="InvalidChatId") from None
+        return self.address(chat_id)
+
+    def address(self, chat_id: str) -> str:
+        """The address of a chat. Raises ``Problem`` if its id cannot be the key of an actor."""
+        try:
+            check_key(chat_id)
+        except ValueError as error:
+            raise bad_request(f"the id of a chat is the key of an actor: {error}", name="InvalidChatId") from None
+        return f"{self.chat.actor}-{chat_id}"
+
+    async def begin(self, address: str, key: str, value: object) -> Run:
+        """Begin the turn, or join the one that was begun with the same key."""
+        ref: ActorRef = actor_ref(address).options(headers={WATCH: "1"}, idempotency_key=key)
+        name = self.chat.handler
+        receipt: Receipt = await (ref.send(value) if name == "receive" else getattr(ref, name).send(value))
+        return Run(address, self.chat.channel, receipt.message_id)
+
+    async def current(self, runtime: Runtime, address: str) -> Run | None:
+        """The turn of the chat that runs, or will next, or was the last."""
+        return await current_run(runtime.store, address, self.chat.channel, self.chat.handler)
+
+    async def stop(self, request: Request, runtime: Runtime, address: str) -> Response:
+        """Stop the turn that answers now; what it has published stays."""
+        grant_of(request).check("interrupt", address)
+        body = await read_body(request, self._options.max_body)
+        run = await self.current(runtime, address)
+        stopped = run is not None and run.end is None
+        if run is not None and stopped:
+            stopped = await actor_ref(address).interrupt(_reason_in(body), message_id=run.message_id)
+        return JSONResponse({"stopped": stopped}, status_code=202, headers={"Cache-Control": "no-store"})
+
+
+class AiSdkChat(ChatRoute):
+    """``POST <path>``, ``GET <path>/<chat>/stream``, ``POST <path>/<chat>/stop``."""
+
+    def __init__(self, chat: Chat, options: GatewayOptions, types: Mapping[str, ActorType], teller: Teller) -> None:
+        super().__init__(chat, options, types, teller)
+        self._deliveries = Deliveries()
+
+    async def handle(self, request: Request, runtime: Runtime, rest: str) -> Response:
+        """See ``ChatRoute``."""
+        if not rest:
+            _allow(request, "POST")
+            return await self._post(request, runtime)
+        raw, slash, action = rest[1:].rpartition("/")
+        if not slash or not raw or action not in ("stream", "stop"):
+            raise Problem(404, "NotFound", f"a chat has {self.chat.path}/<id>/stream and {self.chat.path}/<id>/stop")
+        address = self.address_of(raw)
+        if action == "stop":
+            _allow(request, "POST")
+            return await self.stop(request, runtime, address)
+        _allow(request, "GET")
+        return await self._resume(request, runtime, address)
+
+    async def _post(self, request: Request, runtime: Runtime) -> Response:
+        body = await read_body(request, self._options.max_body)
+        try:
+            post, messages = ai_sdk.read_post(body)
+        except ValueError as error:
+            raise bad_request(f"this is no request of the AI SDK's chat: {error}") from None
+        address = self.address(post.id)
+        grant = grant_of(request)
+        grant.check("send", address)
+        grant.check("read", address)
+        last = await self.current(runtime, address) if post.trigger == "regenerate-message" else None
+        ended = last.message_id if last is not None and last.end is not None else ""
+        key = _key_in(request) or ai_sdk.key_of(post, messages, ended)
+        run = await self.begin(address, key, messages.share(self._share))
+        found = await find_run(runtime.store, address, self.chat.channel, message_id=run.message_id)
+        return self._told(runtime, found or run, grant, again=False)
+
+    async def _resume(self, request: Request, runtime: Runtime, address: str) -> Response:
+        grant = grant_of(request)
+        grant.check("read", address)
+        run = await self.current(runtime, address)
+        if run is None or (run.end is not None and self._is_over(run, run.end.at)):
+            return Response(status_code=204, headers={"Cache-Control": "no-store"})
+        return self._told(runtime, run, grant, again=True)
+
+    def _is_over(self, run: Run, at: float) -> bool:
+        return time.time() - at > MEMORY or self._deliveries.complete(run.message_id)
+
+    def _told(self, runtime: Runtime, run: Run, grant: Grant, *, again: bool) -> Response:
+        return EventStream(self._tell(runtime, run, grant, again=again), ai_sdk.HEADERS)
+
+    async def _tell(self, runtime: Runtime, run: Run, grant: Grant, *, again: bool) -> AsyncGenerator[bytes, None]:
+        stream = ai_sdk.UIMessageStream(run.message_id, self.chat.channel)
+        with self._deliveries.reading(run.message_id, again=again) as reader:
+            yield ai_sdk.encode(stream.start())
+            async with contextlib.aclosing(self._teller.happenings(runtime, run, grant)) as batches:
+                try:
+                    async for batch in batches:
+                        yield ai_sdk.encode(stream.tell(batch)) if batch else HEARTBEAT
+                except ai_sdk.Retracted:
+                    raise BrokenOff from None
+                except EOFError:
+                    yield ai_sdk.encode([ai_sdk.failed(run.message_id)])
+            yield ai_sdk.DONE
+            reader.delivered = True
+
+
+class AgUiChat(ChatRoute):
+    """``POST <path>``, ``GET <path>?runId=``, ``GET <path>?threadId=``, ``POST <path>/<thread>/stop``."""
+
+    async def handle(self, request: Request, runtime: Runtime, rest: str) -> Response:
+        """See ``ChatRoute``."""
+        if rest:
+            raw, slash, action = rest[1:].rpartition("/")
+            if not slash or not raw or action != "stop":
+                raise Problem(404, "NotFound", f"a chat has {self.chat.path} and {self.chat.path}/<thread>/stop")
+            _allow(request, "POST")
+            return await self.stop(request, runtime, self.address_of(raw))
+        _allow(request, "GET, POST")
+        if request.method == "POST":
+            return await self._post(request, runtime)
+        query = request.query_params
+        if "runId" in query:
+            return await self._join(request, runtime, query["runId"])
+        if "threadId" in query:
+            return await self._hydrate(request, runtime, self.address(query["threadId"]))
+        raise bad_request("say which run (?offset=-1&runId=) to join, or which thread (?threadId=) to load")
+
+    async def _post(self, request: Request, runtime: Runtime) -> Response:
+        after = _after_in(request)
+        body = await read_body(request, self._options.max_body)
+        try:
+            post, messages = ag_ui.read_post(body)
+        except ValueError as error:
+            raise bad_request(f"this is no RunAgentInput: {error}") from None
+        address = self.address(post.thread_id)
+        grant = grant_of(request)
+        grant.check("read", address)
+        run_id = request.headers.get("x-run-id") or post.run_id
+        run: Run | None
+        if after == ag_ui.NOWHERE:
+            grant.check("send", address)
+            if not await note_run(run_id, self.chat.path, address):
+                raise Problem(409, "RunIdTaken", "another thread has a run of this id; ids of runs must be unique")
+            run = await self.begin(address, _key(run_id), messages.share(self._share))
+            run = await find_run(runtime.store, address, self.chat.channel, message_id=run.message_id) or run
+        else:
+            run = await find_run(runtime.store, address, self.chat.channel, key=_key(run_id))
+        return self._told(runtime, run, grant, run_id, after, history=post.messages)
+
+    async def _join(self, request: Request, runtime: Runtime, run_id: str) -> Response:
+        after = _after_in(request)
+        address = await chat_of_run(run_id, self.chat.path)
+        grant = grant_of(request)
+        run = None
+        if address is not None and grant.allows("read", address):
+            run = await find_run(runtime.store, address, self.chat.channel, key=_key(run_id))
+        return self._told(runtime, run, grant, run_id, after, history=None)
+
+    async def _hydrate(self, request: Request, runtime: Runtime, address: str) -> Response:
+        grant_of(request).check("read", address)
+        run = await self.current(runtime, address)
+        active = None
+        if run is not None and run.end is None and run.first is not None and run.first.key.startswith(_KEY):
+            active = {"runId": run.first.key.removeprefix(_KEY)}
+        return JSONResponse(
+            {"messages": [], "activeRun": active, "interrupts": None}, headers={"Cache-Control": "no-store"}
+        )
+
+    def _told(
+        self,
+        runtime: Runtime,
+        run: Run | None,
+        grant: Grant,
+        run_id: str,
+        after: ag_ui.Position,
+        *,
+        history: list[dict[str, object]] | None,
+    ) -> Response:
+        if run is None:
+            raise Problem(404, "RunNotFound", "there is no such run here that these credentials may read")
+        stream = ag_ui.AgUiStream(
+            thread_id=run.address.partition("-")[2],
+            run_id=run_id,
+            message_id=run.message_id,
+            channel=self.chat.channel,
+            after=after,
+            history=history,
+        )
+        return EventStream(self._tell(runtime, run, grant, stream, after), {})
+
+    async def _tell(
+        self, runtime: Runtime, run: Run, grant: Grant, stream: ag_ui.AgUiStream, after: ag_ui.Position
+    ) -> AsyncGenerator[bytes, None]:
+        yield ag_ui.encode(stream.start())
+        async with contextlib.aclosing(self._teller.happenings(runtime, run, grant, after.offset)) as batches:
+            try:
+                async for batch in batches:
+                    yield ag_ui.encode(stream.tell(batch)) or HEARTBEAT
+                    if stream.ended:
+                        return
+            except EOFError:
+                yield ag_ui.encode([(ag_ui.LAST, ag_ui.failed(run.message_id))])
+
+
+_KEY: Final = "ag-ui:"
+
+
+def _key(run_id: str) -> str:
+    """The idempotency key of a run. Raises ``Problem`` if it would be too long."""
+    if not 0 < len(run_id.encode("utf-8", "surrogatepass")) <= 200:
+        raise bad_request("the id of a run has 1 to 200 bytes")
+    return _KEY + run_id
+
+
+def _key_in(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key.encode()) <= 256:
+        raise bad_request("an Idempotency-Key has 1 to 256 bytes")
+    return key
+
+
+def _after_in(request: Request) -> ag_ui.Position:
+    text = request.headers.get("last-event-id", "")
+    try:
+        return ag_ui.Position.parse(text) if text else ag_ui.NOWHERE
+    except ValueError as error:
+        raise bad_request(f"Last-Event-ID: {error}") from None
+
+
+def _reason_in(body: bytes) -> str:
+    """Why a turn is stopped, if the body of the request says so."""
+    if not body.strip():
+        return ""
+    try:
+        found = msgspec.json.decode(body, type=dict[str, object])
+    except ValueError as error:
+        raise bad_request(f'the body is empty, or {{"reason": "..."}}: {error}') from None
+    reason = found.get("reason", "")
+    if not isinstance(reason, str):
+        raise bad_request("the reason is a text")
+    return reason
+
+
+def _allow(request: Request, methods: str) -> None:
+    if request.method not in methods.split(", "):
+        raise Problem(405, "MethodNotAllowed", f"here one can {methods}", headers={"Allow": methods})
