@@ -1,6 +1,6 @@
-"""Which readers have got the end of a turn, as far as this silo can tell."""
+"""Who has got the end of a turn, as far as this silo can tell."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -8,52 +8,53 @@ from typing import Final
 _MOST: Final = 10_000
 
 
-class Reader:
+class Delivery:
     """One response that tells a turn."""
 
     def __init__(self) -> None:
-        self.delivered = False
+        self.complete = False
         """Set it when the end was sent."""
 
 
 class Deliveries:
-    """Tells whether all who have read a turn here got its end.
+    """Remembers of the last 10,000 turns who was cut off before the end.
 
-    A client that was cut off comes again to see the rest. If that finds the turn ended, it must not be sent away, as
-    its text would stay a part of the answer; one that has it all must be told that there is nothing. Kept in memory,
-    of the last 10,000 turns: it is a hint, and what is not known here is told once more.
+    A client that was cut off comes again to see the rest. If the turn has ended meanwhile it must not be told that
+    there is nothing, or a part of the answer would stay all that it shows; one that has it all should be told just
+    that. This is a hint: what is not known here, as after the death of a silo, is told once more. ``reader`` tells
+    clients apart as well as that is possible.
     """
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[str, _Count] = OrderedDict()
+        self._turns: OrderedDict[str, _Turn] = OrderedDict()
 
     @contextmanager
-    def reading(self, message_id: str, *, again: bool) -> Iterator[Reader]:
-        """A response that tells the turn, from its begin to its end. ``again``: to who may have been cut off."""
-        count = self._turns.setdefault(message_id, _Count())
+    def to(self, reader: str, message_id: str, *, again: bool) -> Iterator[Delivery]:
+        """A response that tells a turn from its beginning. ``again``: to who may have been cut off before."""
+        turn = self._turns.setdefault(message_id, _Turn())
         self._turns.move_to_end(message_id)
         if len(self._turns) > _MOST:
             self._turns.popitem(last=False)
-        if again and count.cut:
-            count.cut -= 1
-        reader = Reader()
+        if again and turn.cut[reader]:
+            turn.cut[reader] -= 1
+        delivery = Delivery()
         try:
-            yield reader
+            yield delivery
         finally:
-            if reader.delivered:
-                count.delivered = True
+            if delivery.complete:
+                turn.delivered = True
             else:
-                count.cut += 1
+                turn.cut[reader] += 1
 
-    def complete(self, message_id: str) -> bool:
-        """Whether the end has reached somebody, and nobody is known who was cut off before it."""
-        count = self._turns.get(message_id)
-        return count is not None and count.delivered and not count.cut
+    def complete(self, reader: str, message_id: str) -> bool:
+        """Whether the end has reached somebody, and this reader was not cut off before it."""
+        turn = self._turns.get(message_id)
+        return turn is not None and turn.delivered and not turn.cut[reader]
 
 
-class _Count:
+class _Turn:
     __slots__ = ("cut", "delivered")
 
     def __init__(self) -> None:
-        self.cut = 0
+        self.cut: Counter[str] = Counter()
         self.delivered = False

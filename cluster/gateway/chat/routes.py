@@ -186,25 +186,28 @@ class AiSdkChat(ChatRoute):
         key = _key_in(request) or ai_sdk.key_of(post, messages, ended)
         run = await self.begin(address, key, messages.share(self._share))
         found = await find_run(runtime.store, address, self.chat.channel, message_id=run.message_id)
-        return self._told(runtime, found or run, grant, again=False)
+        return self._told(runtime, found or run, request, again=False)
 
     async def _resume(self, request: Request, runtime: Runtime, address: str) -> Response:
-        grant = grant_of(request)
-        grant.check("read", address)
+        grant_of(request).check("read", address)
         run = await self.current(runtime, address)
-        if run is None or (run.end is not None and self._is_over(run, run.end.at)):
+        if run is None or (run.end is not None and self._is_over(run, run.end.at, _reader_of(request))):
             return Response(status_code=204, headers={"Cache-Control": "no-store"})
-        return self._told(runtime, run, grant, again=True)
+        return self._told(runtime, run, request, again=True)
 
-    def _is_over(self, run: Run, at: float) -> bool:
-        return time.time() - at > MEMORY or self._deliveries.complete(run.message_id)
+    def _is_over(self, run: Run, at: float, reader: str) -> bool:
+        """Whether there is nothing to resume: the turn has ended, and who asks has seen that, or it is long ago."""
+        return time.time() - at > MEMORY or self._deliveries.complete(reader, run.message_id)
 
-    def _told(self, runtime: Runtime, run: Run, grant: Grant, *, again: bool) -> Response:
-        return EventStream(self._tell(runtime, run, grant, again=again), ai_sdk.HEADERS)
+    def _told(self, runtime: Runtime, run: Run, request: Request, *, again: bool) -> Response:
+        events = self._tell(runtime, run, grant_of(request), _reader_of(request), again=again)
+        return EventStream(events, ai_sdk.HEADERS)
 
-    async def _tell(self, runtime: Runtime, run: Run, grant: Grant, *, again: bool) -> AsyncGenerator[bytes, None]:
+    async def _tell(
+        self, runtime: Runtime, run: Run, grant: Grant, reader: str, *, again: bool
+    ) -> AsyncGenerator[bytes, None]:
         stream = ai_sdk.UIMessageStream(run.message_id, self.chat.channel)
-        with self._deliveries.reading(run.message_id, again=again) as reader:
+        with self._deliveries.to(reader, run.message_id, again=again) as delivery:
             yield ai_sdk.encode(stream.start())
             async with contextlib.aclosing(self._teller.happenings(runtime, run, grant)) as batches:
                 try:
@@ -215,7 +218,7 @@ class AiSdkChat(ChatRoute):
                 except EOFError:
                     yield ai_sdk.encode([ai_sdk.failed(run.message_id)])
             yield ai_sdk.DONE
-            reader.delivered = True
+            delivery.complete = True
 
 
 class AgUiChat(ChatRoute):
@@ -353,6 +356,12 @@ def _reason_in(body: bytes) -> str:
     if not isinstance(reason, str):
         raise bad_request("the reason is a text")
     return reason
+
+
+def _reader_of(request: Request) -> str:
+    """What tells clients apart that name themselves in no other way."""
+    host = request.client.host if request.client is not None else ""
+    return f"{host} {grant_of(request).subject} {request.headers.get('user-agent', '')[:200]}"
 
 
 def _allow(request: Request, methods: str) -> None:
