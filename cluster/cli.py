@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from actors.settings import Settings
-from cluster import cli_parked, cli_show, cli_talk
+from cluster import cli_drain, cli_parked, cli_show, cli_talk
 from cluster.app import AppError, load_actors
 from cluster.cli_options import (
     Apps,
@@ -200,6 +200,7 @@ for _command in (
     cli_show.tail,
     cli_parked.parked,
     cli_talk.delete,
+    cli_drain.drain,
 ):
     app.command()(_command)
 

@@ -188,6 +188,13 @@ class Client:
         except EtcdError as error:
             raise ConnectionError(str(error)) from error
 
+    async def drain(self, name: str) -> None:
+        """Let the silo of that name go in good order: its actors move to the others. Returns once it has begun.
+
+        Raises ``Rejected`` where there is no such silo, ``ConnectionError``.
+        """
+        await self._query("drain", name)
+
     async def _query(self, topic: str, argument: str = "") -> object:
         if self._runtime is None:
             raise RuntimeError("a client can be asked inside its `async with` block only")

@@ -69,7 +69,9 @@ async def serve(make_silo: Callable[[], Silo]) -> int:
     except (OSError, NameTaken, StoreMismatch) as error:
         return complain(error, ExitStatus.FAILED)
     print(json.dumps({"ready": True, "silo": silo.name, "grpc": silo.grpc, "http": silo.http}), flush=True)
-    await signals.wait()
+    stopping = asyncio.create_task(signals.wait())
+    drained = asyncio.create_task(silo.stopped.wait())
+    await asyncio.wait({stopping, drained}, return_when=asyncio.FIRST_COMPLETED)
     await silo.stop()
     await _end_tasks(signals.exit_status)
     return signals.exit_status

@@ -13,8 +13,11 @@ from typing import Any, Self
 import msgspec
 from starlette.routing import Route
 
+from actors import codec
 from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
+from actors.envelope import Query, Reply
+from actors.errors import Rejected
 from actors.ports import Directory, Store
 from actors.ref import Caller, close_caller, current_caller, open_caller
 from actors.runtime import Runtime, actor_types
@@ -136,6 +139,7 @@ class Silo:
         self._token: Token[Caller | None] | None = None
         self._joined = False
         self._stopping = False
+        self._draining: asyncio.Task[None] | None = None
 
     @property
     def runtime(self) -> Runtime:
@@ -252,6 +256,7 @@ class Silo:
         self._runtime.queries = {
             "members": self._tell_members,
             "actors": self._tell_actors,
+            "drain": self._drain_on_request,
             **open_inspection(self._runtime, self._etcd, self._keys, self._parked_page),
         }
 
@@ -259,6 +264,19 @@ class Silo:
         """For clients that do not know etcd: the members as this silo sees them."""
         alone = [self._member(self.runtime.directory.silo)]
         return msgspec.to_builtins(alone if self._membership is None else self.members)
+
+    async def _drain_on_request(self, name: str) -> object:
+        """An operator wants the silo of that name to go in good order; begin that, here or there."""
+        if name == self.name:
+            self._draining = asyncio.create_task(self.stop())
+            return name
+        found = next((member for member in self.members if member.name == name), None)
+        if found is None:
+            known = ", ".join(sorted({self.name, *(member.name for member in self.members)}))
+            raise Rejected(f"there is no silo {name!r} (silos: {known})")
+        link = await self.runtime.transport.connect(found.silo)
+        answer = await self.runtime.question(link, Query(self.runtime.next_id(), "drain", name), about=name)
+        return codec.decode(answer.payload, trusted=False) if isinstance(answer, Reply) else name
 
     async def _tell_actors(self, type_name: str) -> object:
         if self._etcd is not None:

@@ -1,6 +1,5 @@
 """A cluster of two silo processes that chat clients talk to."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -59,5 +58,5 @@ class ChatHouse:
 
 
 @pytest.fixture
-async def chats(processes: Processes, etcd_server: EtcdServer, tmp_path: Path) -> AsyncIterator[ChatHouse]:
-    yield ChatHouse(processes, etcd_server, tmp_path)
+async def chats(processes: Processes, etcd_server: EtcdServer, tmp_path: Path) -> ChatHouse:
+    return ChatHouse(processes, etcd_server, tmp_path)

@@ -167,7 +167,9 @@ def key(*messages: dict[str, Any], trigger: Any = "submit-message", last_run: st
 
 def test_the_same_message_has_the_same_key() -> None:
     assert key(message("a")) == key(message("a")) == key(message("older"), message("a"), last_run="7")
-    assert len({key(message("a")), key(message("b")), key(message("a", "m2")), key(message("a"), trigger=REGENERATE)}) == 4
+    assert (
+        len({key(message("a")), key(message("b")), key(message("a", "m2")), key(message("a"), trigger=REGENERATE)}) == 4
+    )
     assert key(message("a"), trigger=REGENERATE) == key(message("a"), trigger=REGENERATE)
     assert key(message("a"), trigger=REGENERATE) != key(message("a"), trigger=REGENERATE, last_run="7")
 
