@@ -30,7 +30,8 @@ class Inbox:
     """
 
     __slots__ = (
-        "_activation", "_answered", "_forgotten", "_interrupts", "_keys", "_pairs", "_purge_at", "_turns", "parked",
+        "_activation", "_answered", "_before", "_forgotten", "_interrupts", "_keys", "_pairs", "_purge_at", "_turns",
+        "parked",
     )  # fmt: skip
 
     def __init__(self, activation: "Activation") -> None:
@@ -39,6 +40,7 @@ class Inbox:
         self._answered: dict[str, tuple[bytes, float]] = {}  # number and expiry, by message id, oldest first
         self._keys: dict[str, Turn] | None = None
         self._pairs: dict[str, bytes] | None = None
+        self._before = b""  # what the newest entry of these has replaced
         self._forgotten: list[bytes] = []
         self._interrupts: dict[str, str] | None = None  # why, by the id of a message that has not come again yet
         self._purge_at = 0.0
@@ -87,12 +89,19 @@ class Inbox:
             self._keys = self._keys or {}
             self._keys[turn.request.key] = turn
 
+    def refused(self, turn: "Turn") -> None:
+        """The message is not taken: when it comes again it is new."""
+        self.remove(turn)
+        sender, number = turn.request.sender, turn.request.number
+        if number and self._pairs and self._pairs.get(sender) == number:
+            self._pairs[sender] = self._before
+
     def remove(self, turn: "Turn") -> None:
-        """The message is settled, or was refused."""
+        """The message is settled."""
         if self.holds(turn):
             del self._turns[turn.request.message_id]
-        if turn.request.key and self._keys:
-            self._keys.pop(turn.request.key, None)
+        if self._keys and self._keys.get(turn.request.key) is turn:
+            del self._keys[turn.request.key]
 
     # -- is it new? -------------------------------------------------------------------------------------------------
 
@@ -174,7 +183,7 @@ class Inbox:
         if request.previous > last:
             turn.refuse(Rejected(f"{turn.where}: an earlier message of {request.sender} was not accepted"))
             return False
-        self._pairs[request.sender] = request.number
+        self._before, self._pairs[request.sender] = last, request.number
         return True
 
     async def _answer_again(self, turn: "Turn", number: bytes) -> None:

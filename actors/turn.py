@@ -555,7 +555,7 @@ class Turn:
         if self.request.mode is Mode.STREAM:
             self.activation.runtime.forget_stream(self)
         if self.activation.durable is not None:
-            self.activation.durable.inbox.remove(self)
+            self.activation.durable.inbox.refused(self)
         if not self.said:
             self.origin.send(failure.refusal(self.request.id, error))
         for joiner in self.joiners or ():

@@ -19,9 +19,11 @@ from actors import (
     records,
 )
 from actors.envelope import Accepted, Failure, Mode, Reply, Request
+from actors.inbox import Inbox
 from actors.ports import StoreUnavailable
 from actors.records import Done, Pending
 from actors.runtime import Runtime
+from actors.turn import Turn
 from cluster.store.memory import MemoryData
 from tests.unit.conftest import Start
 from tests.unit.fakes import FakeLink, ManualClock, ScriptedStore, settle, soon, until
@@ -480,3 +482,41 @@ async def test_a_request_between_two_sends_keeps_its_place_over_a_crash(
     assert store.state_of("keeper-1")["seen"] == ["running", "a", "b", "c"]
     for call in (running, *calls):
         call.cancel()
+
+
+async def test_what_a_turn_sends_to_a_full_mailbox_comes_again_when_there_is_room(
+    start: Start, store: ScriptedStore, gate: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(Keeper, max_queue=1):
+        pass
+
+    class Other(Keeper):
+        pass
+
+    refused: list[Request] = []
+
+    class Heard(Inbox):
+        def refused(self, turn: Turn) -> None:
+            refused.append(turn.request)
+            super().refused(turn)
+
+    monkeypatch.setattr("actors.durable.Inbox", Heard)
+    start(Small, Other, store=store)
+    await soon(actor_ref("small-1").slowly.send("first"))
+    await soon(actor_ref("other-1").forward("small-1", "a", "b", "c"))
+    await until(lambda: len(refused) == 4, "two are refused, as often before as after the sender is known")
+    gate.set()
+    await until(lambda: (store.state_of("small-1") or {}).get("seen") == ["first", "a", "b", "c"], "all of them")
+
+
+async def test_a_message_that_is_refused_for_its_key_does_not_free_the_key(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    start(Keeper, store=store)
+    ref = actor_ref("keeper-1").options(idempotency_key="k")
+    first = await soon(ref.slowly.send("a"))
+    with pytest.raises(IdempotencyKeyReused):
+        await soon(ref.slowly.send("b"))
+    assert await soon(ref.slowly.send("a")) == first
+    gate.set()
+    assert await soon(ref.slowly("a")) == 1
