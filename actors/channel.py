@@ -18,8 +18,8 @@ class Event(NamedTuple):
     """An entry of a channel.
 
     ``kind``: "item"; "reset": readers discard what they have from offset ``data`` on, as it is told anew; "closed": the
-    channel has ended (``data`` True: it was closed; None: the actor was deleted). ``turn``: id of the message whose turn
-    published it, "" from outside of a turn of the actor.
+    channel has ended (``data`` True: it was closed; None: the actor was deleted). ``turn``: id of the message whose
+    turn published it, "" from outside of a turn of the actor.
     """
 
     offset: int
