@@ -31,7 +31,7 @@ from actors.errors import (
 )
 from actors.handler import handler
 from actors.journal import Retry
-from actors.ref import ActorRef, Receipt, actor_ref
+from actors.ref import ActorRef, Receipt, Steered, actor_ref
 from actors.retention import Retention
 from actors.timer import Timer
 
@@ -63,6 +63,7 @@ __all__ = [
     "Retry",
     "SerializationFailed",
     "StateUnreadable",
+    "Steered",
     "StepInterrupted",
     "Timeout",
     "Timer",

@@ -113,6 +113,7 @@ def _restore(activation: "Activation", rows: Iterable[tuple[bytes, Pending]], du
     for number, row in rows:
         turn = carried.get(row.request.message_id) or _recovered(activation, row.request)
         turn.number, turn.row, turn.adoptions, turn.reminder = number, True, row.adoptions, None
+        turn.into = row.into
         known.append(turn)
     for turn in [*(turn for turn in known if turn.recovered), *carried.values()]:
         if turn.row:

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from actors import activating, arriving, failure, leaving, writing
+from actors import activating, arriving, busy, failure, leaving, rollback, writing
 from actors.actor import Actor, ActorType
 from actors.builtin import SUBSCRIBE
 from actors.durable import Counter, Durable, Write
@@ -13,9 +14,11 @@ from actors.durable_state import DurableState
 from actors.envelope import Envelope, Failure, Mode, Request
 from actors.errors import (
     ActorError,
+    ClusterUnavailable,
     MailboxFull,
     MessageParked,
     NotRepeated,
+    Rejected,
     Timeout,
 )
 from actors.handler import HandlerSpec, Lane
@@ -189,19 +192,22 @@ class Activation:
             turn.start()
         else:
             try:
+                busy.check(self, turn)
                 self._mailbox.put(turn)
-            except MailboxFull as error:
+            except Rejected as error:
                 turn.refuse(error)
             else:
-                self._admit(turn)
+                self._admit(turn, durably=busy.meet(self, turn))
 
-    def _admit(self, turn: Turn) -> None:
-        """A one-way message is taken: durably, where that was promised."""
-        if turn.request.mode is Mode.SEND and turn.origin is not NOBODY:
-            if self.durable is not None:
-                self.durable.admit(turn)
-            else:
-                turn.accepted()
+    def _admit(self, turn: Turn, *, durably: bool = False) -> None:
+        """A message is taken: ``durably`` for what it has done already, or where that was promised."""
+        mode = turn.request.mode
+        if self.durable is None:
+            turn.accepted()
+        elif (mode is Mode.SEND and turn.origin is not NOBODY) or (mode is Mode.ASK and durably):
+            self.durable.admit(turn)
+        elif durably:
+            self.durable.flush()
 
     @property
     def timers(self) -> "dict[int, Timer]":
@@ -253,14 +259,23 @@ class Activation:
                 self.durable.withdraw(turn)
             turn.refuse(Timeout(f"{turn.where}: still queued when its deadline passed; it did not run"))
 
+    @property
+    def current(self) -> Turn | None:
+        """The turn that runs, or ran when the former owner was lost and does so again next."""
+        if self._turn is None and self._mailbox and self._mailbox.first().recovered:
+            return self._mailbox.first()
+        return self._turn
+
+    def mail(self) -> Iterator[Turn]:
+        """The messages that wait to be run, oldest first."""
+        return iter(self._mailbox)
+
     def interrupt(self, reason: str, message_id: str = "") -> Turn | None:
         """Stop what runs, or ran when the former owner was lost; with an id that message, also while it waits.
 
         Returns the turn that will hear of it, None if there is none.
         """
-        turn = self._turn
-        if turn is None and self._mailbox and self._mailbox.first().recovered:
-            turn = self._mailbox.first()
+        turn = self.current
         if message_id and (turn is None or turn.request.message_id != message_id):
             turn = next((other for other in self._mailbox if other.request.message_id == message_id), None)
         return turn if turn is not None and turn.interruption.request(reason, self.runtime.loop.time()) else None
@@ -313,6 +328,9 @@ class Activation:
             self.runtime.acknowledge(turn.asked)
         renew = turn.effects is not None and turn.effects.renew
         turn.answer(answer)
+        for steered, reply in turn.steered_by(answer):
+            self._mailbox.discard(steered)
+            steered.answer(reply)
         self._over(turn)
         if renew:
             self._start_anew()
@@ -366,17 +384,41 @@ class Activation:
         if self.gone or not self.runs(turn):
             return False
         assert self.durable is not None
+        if turn.rolls_back and turn is self._turn:
+            return await self._commit_nothing(turn, answer)
         write = self.durable.settle(turn, answer, state)
         if write is None:
             return True
         if turn is not self._turn and state is None:
             return await self.write(write, turn)
+        with self._commit_under_way():
+            return await self._write_last(write, turn)
+
+    async def _commit_nothing(self, turn: Turn, answer: Envelope) -> bool:
+        """End a turn of which nothing is to stay, and let the readers of its channels know."""
+        assert self.durable is not None
+        with self._commit_under_way():  # so that nothing is published while it is looked at what was
+            try:
+                turn.effects = await rollback.unpublish(self, turn)
+            except Exception as error:
+                self.fail_turn(turn, ClusterUnavailable(f"{turn.where}: it cannot be rolled back now: {error}"))
+                return False
+            if turn.effects is None or self.gone or not self.runs(turn):
+                return False
+            write = self.durable.settle(turn, answer, None)
+            return write is None or await self._write_last(write, turn)
+
+    async def _write_last(self, write: Write, turn: Turn) -> bool:
+        written = await self.write(write, turn)
+        if written:
+            self.setbacks = 0
+        return written
+
+    @contextmanager
+    def _commit_under_way(self) -> Iterator[None]:
         done = self._committing = self.runtime.loop.create_future()
         try:
-            written = await self.write(write, turn)
-            if written:
-                self.setbacks = 0
-            return written
+            yield
         finally:
             self._committing = None
             done.set_result(None)

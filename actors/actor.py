@@ -14,7 +14,7 @@ from actors.channel import Channel
 from actors.context import Context, current_turn, gathering_turn
 from actors.durations import seconds
 from actors.handler import Handler, HandlerSpec, Lane
-from actors.ref import UNSET, ActorRef, Receipt
+from actors.ref import ON_BUSY, UNSET, ActorRef, OnBusy, Receipt
 from actors.retention import ALL, Retention
 from actors.state import StateCodec
 from actors.timer import Timer
@@ -37,6 +37,7 @@ class ActorOptions(NamedTuple):
     placement: str | Callable[..., str] = "balanced"
     public: bool = False
     channel_retention: Retention = ALL
+    on_busy: OnBusy = "queue"
 
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Actor(metaclass=_ActorMeta):
     when the actor goes to sleep; "never"), ``idle_timeout`` (seconds without a message after which it is put to sleep),
     ``max_queue`` (waiting messages beyond which ``MailboxFull`` is raised), ``placement`` ("balanced", "local", "hash",
     "random", "labels:name=value" or a callable), ``public`` (``receive`` may be called, and channels be published to,
-    through the HTTP gateway) and ``channel_retention`` (a ``Retention``: what of each channel is kept).
+    through the HTTP gateway), ``channel_retention`` (a ``Retention``: what of each channel is kept) and ``on_busy``
+    (what a message does to a running turn unless it says so itself, see ``ActorRef.options``).
 
     An annotation ``state: SomeClass`` (dataclass, msgspec.Struct or pydantic model whose fields all have defaults)
     gives the actor a durable state.
@@ -82,6 +84,7 @@ class Actor(metaclass=_ActorMeta):
         placement: str | Callable[..., str] | None = None,
         public: bool | None = None,
         channel_retention: Retention | Mapping[str, Any] | tuple[Any, ...] | None = None,
+        on_busy: OnBusy | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -103,6 +106,7 @@ class Actor(metaclass=_ActorMeta):
             base.placement if placement is None else placement,
             base.public if public is None else public,
             base.channel_retention if channel_retention is None else _retention(cls.__name__, channel_retention),
+            base.on_busy if on_busy is None else on_busy,
         )
         _check_options(cls.__name__, cls._options)
         cls._handlers = _collect_handlers(cls)
@@ -222,6 +226,20 @@ class Actor(metaclass=_ActorMeta):
         """
         return self.__turn("stream_step").journal.stream(name, start, args, resume, channel)
 
+    def steering(self) -> AsyncIterator[Any]:
+        """The messages sent with ``on_busy="steer"`` that have come since the turn began and were not read yet.
+
+        Never waits: ends when nothing is there, and can be asked again at any time. Yields what ``send`` or ``ask`` was
+        given; for a handler its only positional argument, or else ``(args, kwargs)``. What was read takes effect with
+        this turn: its sender's ``ask`` returns ``Steered``, and it is not run. What was not read, or was read by a turn
+        that fails or is stopped, runs as usual afterwards. A turn that runs again after a crash reads each message
+        where it read it the first time. Look in one place at a time. Raises ``RuntimeError`` outside of a turn.
+        """
+        turn = current_turn.get(None)
+        if turn is None or turn.activation is not self._activation or not turn.steers:
+            raise RuntimeError(f"{self.address}: steering() works only inside a running turn")
+        return cast("Turn", turn).messages()
+
     def publish(self, item: object) -> Coroutine[Any, Any, None]:
         """Add an item to the channel "output"; see ``Channel.publish``."""
         return self.channel().publish(item)
@@ -287,10 +305,16 @@ class Actor(metaclass=_ActorMeta):
         return self.own_ref.send(message)
 
     def options(
-        self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET, idempotency_key: str = UNSET
+        self,
+        *,
+        timeout: float | None = UNSET,
+        headers: dict[str, str] = UNSET,
+        idempotency_key: str = UNSET,
+        on_busy: OnBusy = UNSET,
     ) -> Self:
         """On a typed reference: see ``ActorRef.options``. Inside the actor: a reference to itself."""
-        return cast("Self", self.own_ref.options(timeout=timeout, headers=headers, idempotency_key=idempotency_key))
+        found = self.own_ref.options(timeout=timeout, headers=headers, idempotency_key=idempotency_key, on_busy=on_busy)
+        return cast("Self", found)
 
 
 _OWN_NAMES = {"_activation", "_actor_type", "_handlers", "_options", "_type"}
@@ -340,6 +364,10 @@ def _check_options(name: str, options: ActorOptions) -> None:
         )
     if type(options.max_queue) is not int or options.max_queue < 1:
         raise ValueError(f"class {name}: max_queue must be a whole number from 1, not {options.max_queue!r}")
+    if options.on_busy not in ON_BUSY:
+        raise ValueError(f"class {name}: on_busy must be one of {', '.join(ON_BUSY)}, not {options.on_busy!r}")
+    if options.on_busy == "rollback" and options.persist != "turn":
+        raise ValueError(f'class {name}: on_busy="rollback" needs persist="turn": there is nothing to go back to')
     placement = options.placement
     if isinstance(placement, str) and placement not in _PLACEMENTS and not placement.startswith("labels:"):
         raise ValueError(

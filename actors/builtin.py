@@ -131,7 +131,8 @@ async def interrupt(actor: "Actor", reason: str, message_id: str = "") -> bool:
     activation = actor._activation
     found = activation.interrupt(reason, message_id)
     if found is not None and activation.durable is not None:
-        await activation.write(activation.durable.interrupt(found, reason))
+        activation.durable.interrupt(found)
+        await activation.write(activation.durable.compose())
     return found is not None
 
 

@@ -15,10 +15,11 @@ import cloudpickle
 import msgspec
 
 from actors.errors import SerializationFailed
-from actors.ref import ActorRef
+from actors.ref import ActorRef, Steered
 
 REF = 1
 PICKLE = 2
+STEERED = 3
 
 _CACHE = "__msgspec_cache__"
 
@@ -81,6 +82,8 @@ def is_pydantic(kind: object) -> bool:
 def _decode_extension(code: int, data: memoryview) -> object:
     if code == REF:
         return ActorRef(bytes(data).decode())
+    if code == STEERED:
+        return Steered(bytes(data).decode())
     if code == PICKLE:
         raise ValueError("a pickled value from outside the cluster is refused")
     raise ValueError(f"unknown MessagePack extension {code}")

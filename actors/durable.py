@@ -73,8 +73,8 @@ class Durable:
     """What the store knows of an activation beside its state, and every change of it on the way there."""
 
     __slots__ = (
-        "_activation", "_admitting", "_cut", "_drop", "_journals", "_readers_ended", "_then", "_turn_log", "_wake",
-        "_written", "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows", "state", "trimmer",
+        "_activation", "_admitting", "_cut", "_drop", "_journals", "_put", "_readers_ended", "_then", "_turn_log",
+        "_wake", "_written", "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows", "state", "trimmer",
         "writes",
     )  # fmt: skip
 
@@ -96,6 +96,7 @@ class Durable:
         self._cut: list[Cut] = []
         keep = activation.type.options.channel_retention
         self.trimmer = Trimmer(activation, keep) if keep.bytes is not None or keep.age is not None else None
+        self._put: dict[bytes, bytes] = {}  # what goes with the next commit
         self._then: list[Callable[[], None]] = []
         self._wake: float | None = None
         self.floor = 0
@@ -271,7 +272,7 @@ class Durable:
         request = turn.request
         turn.row = True
         self.rows += 1
-        put[MESSAGE + turn.number] = encode(Pending(request, turn.adoptions))
+        put[MESSAGE + turn.number] = encode(Pending(request, turn.adoptions, turn.into))
         if request.number:
             put[PAIR + request.sender.encode()] = request.number
         if turn.reminder is not None:
@@ -297,6 +298,7 @@ class Durable:
         if self.outbox is not None:
             dropped += self.outbox.take_delivered()
         cut, self._cut = self._cut, []
+        waiting, self._put = self._put, {}
         wake = self._next_wake()
         changed, self._wake = wake != self._wake or erase, wake
         then, self._then = self._then, []
@@ -305,7 +307,7 @@ class Durable:
                 address=self._activation.address,
                 epoch=self._activation.epoch,
                 state=state,
-                put=put or {},
+                put={**waiting, **(put or {})} if waiting else put or {},
                 drop=dropped,
                 cut=cut,
                 erase=erase,
@@ -330,16 +332,18 @@ class Durable:
         drop: list[bytes],
         effects: Effects | None,
         publish: tuple[str, list[ChannelItem]] | None,
+        messages: "Sequence[Turn]" = (),
     ) -> tuple[Write, int]:
         """A commit in the middle of a turn: from now on its message is run to its end, whatever happens.
 
-        Returns it with the offset of the first entry that it publishes.
+        Returns it with the offset of the first entry that it publishes. ``messages``: others that it has read.
         """
         offset = -1
         if effects:
             self.check_open(effects)
-        if not turn.row:
-            self._put_message(put, turn)
+        for message in (turn, *messages):
+            if not message.row:
+                self._put_message(put, message)
         self.turn_log.started(turn, put, self._now())
         if effects:
             also, gone = self._gather(effects)
@@ -359,7 +363,8 @@ class Durable:
         request, effects = turn.request, turn.effects or _NO_EFFECTS
         # What it asked others is forgotten there once it is over: then it must not run again, and ask again, either.
         kept = turn.answerable and (request.key or turn.asked)
-        if state is None and not effects and not turn.row and not kept and not turn.interrupted:
+        steered = turn.steered_by(answer)
+        if state is None and not effects and not turn.row and not kept and not turn.interrupted and not steered:
             return None
         self._then.append(partial(self.inbox.settled, turn))
         told = (turn.run is not None or turn.watched or self._turn_log is not None) and not effects.erase
@@ -368,8 +373,26 @@ class Durable:
         if told:
             self.turn_log.ended(turn, put, drop, answer=answer, heads=heads, at=self._now())
         drop += turn.journaled or self._unread_journal(turn)
+        self._settle_message(turn, answer, put, drop)
+        for other, reply in steered:
+            self._then.append(partial(self.inbox.settled, other))
+            self.turn_log.steered(other, put, into=turn.id, at=self._now())
+            self._settle_message(other, reply, put, drop)
+        if effects.erase:
+            self._keep_what_waits(put)
+            state = None
+        elif state is not None and self.state is not None:
+            self._then.append(partial(self.state.stored, state))
+            state = self.state.write(state, put, drop)
+        return self.compose(state=state, put=put, drop=drop, erase=effects.erase)
+
+    def _settle_message(self, turn: "Turn", answer: Envelope, put: dict[bytes, bytes], drop: list[bytes]) -> None:
+        """Add to a commit that a message is settled with this answer."""
+        request = turn.request
         if turn.interrupted:
-            drop.append(INTERRUPT + request.message_id.encode())
+            interrupt = INTERRUPT + request.message_id.encode()
+            self._put.pop(interrupt, None)
+            drop.append(interrupt)
         self.rows -= turn.row
         if request.number and not turn.row:
             put[PAIR + request.sender.encode()] = request.number
@@ -378,13 +401,6 @@ class Durable:
                 answer.recorded = True
         elif turn.row:
             drop.append(MESSAGE + turn.number)
-        if effects.erase:
-            self._keep_what_waits(put)
-            state = None
-        elif state is not None and self.state is not None:
-            self._then.append(partial(self.state.stored, state))
-            state = self.state.write(state, put, drop)
-        return self.compose(state=state, put=put, drop=drop, erase=effects.erase)
 
     @staticmethod
     def _for_repeats(turn: "Turn", answer: Envelope) -> bytes:
@@ -438,7 +454,7 @@ class Durable:
         for turn in self.inbox.turns():
             if turn.row and not turn.ended:
                 put[MESSAGE + turn.number] = encode(Pending(turn.request))
-        self._drop, self.reminders = [], None
+        self._drop, self._put, self.reminders = [], {}, None
         if self.channels:  # the offset before the floor is that of the event which says that they ended
             self.floor = max(channel.next for channel in self.channels.values()) + 1
         if self.floor:
@@ -463,10 +479,11 @@ class Durable:
         self.rows -= 1
         self.flush()
 
-    def interrupt(self, turn: "Turn", reason: str) -> Write:
-        """The commit after which a message is stopped also if it has to run again."""
-        row = records.Interrupt(reason, self._activation.runtime.clock.time())
-        return self.compose(put={INTERRUPT + turn.request.message_id.encode(): encode(row)})
+    def interrupt(self, turn: "Turn") -> None:
+        """With the next commit a message is stopped also if it has to run again."""
+        stopped = turn.interruption
+        row = records.Interrupt(stopped.reason or "", self._activation.runtime.clock.time(), stopped.rollback)
+        self._put[INTERRUPT + turn.id.encode()] = encode(row)
 
     def adopt(self, turn: "Turn") -> Write:
         """The commit that counts one more start of a message that a lost silo had begun."""
@@ -496,5 +513,5 @@ class Durable:
         self._activation.runtime.spawn(self._flush())
 
     async def _flush(self) -> None:
-        if self._drop or (self.outbox is not None and self.outbox.has_delivered):
+        if self._drop or self._put or (self.outbox is not None and self.outbox.has_delivered):
             await self._activation.write(self.compose())

@@ -40,6 +40,7 @@ class Request(msgspec.Struct, array_like=True, tag=1):
     number: bytes = b""  # from an actor's outbox: rises from message to message of that sender
     previous: bytes = b""  # the number of the message before it to this address, if that may not have arrived
     outside: bool = False  # on behalf of somebody outside of the cluster: public handlers only, values as JSON has them
+    on_busy: str = ""  # what it does to a running turn; "": what the actor's class says
 
 
 class Reply(msgspec.Struct, array_like=True, tag=2):

@@ -42,7 +42,7 @@ class Inbox:
         self._pairs: dict[str, bytes] | None = None
         self._before = b""  # what the newest entry of these has replaced
         self._forgotten: list[bytes] = []
-        self._interrupts: dict[str, str] | None = None  # why, by the id of a message that has not come again yet
+        self._interrupts: dict[str, Interrupt] | None = None  # by the id of a message that has not come again yet
         self._purge_at = 0.0
         self.parked: dict[str, str] = {}
         """Why, by message id."""
@@ -64,7 +64,7 @@ class Inbox:
             self._forgotten.append(INTERRUPT + message_id.encode())
             return
         self._interrupts = self._interrupts or {}
-        self._interrupts[message_id] = interrupt.reason
+        self._interrupts[message_id] = interrupt
 
     def find(self, message_id: str) -> "Turn | None":
         """The unsettled message of that id."""
@@ -84,7 +84,8 @@ class Inbox:
             turn.number = self._activation.durable_side.next_number()
         self._turns[turn.request.message_id] = turn
         if self._interrupts and turn.request.message_id in self._interrupts:
-            turn.interruption.note(self._interrupts.pop(turn.request.message_id))
+            interrupt = self._interrupts.pop(turn.request.message_id)
+            turn.interruption.note(interrupt.reason, rollback=interrupt.rollback)
         if turn.request.key:
             self._keys = self._keys or {}
             self._keys[turn.request.key] = turn

@@ -21,11 +21,13 @@ GRACE: Final = 5.0
 class Interruption:
     """Whether a turn was interrupted, and has heard of it."""
 
-    __slots__ = ("_at", "_heard", "_over", "_task", "reason")
+    __slots__ = ("_at", "_heard", "_over", "_task", "reason", "rollback")
 
     def __init__(self) -> None:
         self.reason: str | None = None
         """Why it was interrupted; None: it was not."""
+        self.rollback = False
+        """Whether nothing of the turn is to stay, whatever its handler makes of the interruption."""
         self._heard = False
         self._task: asyncio.Task[Any] | None = None
         self._over = False
@@ -36,14 +38,15 @@ class Interruption:
         """Whether the turn has yet to hear of it."""
         return self.reason is not None and not self._heard
 
-    def note(self, reason: str) -> None:
+    def note(self, reason: str, *, rollback: bool) -> None:
         """The turn was interrupted before it began, perhaps on another silo: it hears of it once it has caught up."""
-        self.reason = reason
+        self.reason, self.rollback = reason, rollback
 
-    def request(self, reason: str, now: float) -> bool:
+    def request(self, reason: str, now: float, *, rollback: bool = False) -> bool:
         """Interrupt it, now or as soon as it begins. Whether it will hear of it: not so if its handler has ended."""
         if self._over:
             return False
+        self.rollback = self.rollback or rollback
         if not self.pending and now >= self._at + GRACE:  # else it has been told, and cleans up
             self.reason, self._heard, self._at = reason, False, now
             self.deliver()

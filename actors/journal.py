@@ -9,7 +9,7 @@ corrupted.
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ from actors import codec, failure, records
 from actors.effects import Effects
 from actors.errors import ClusterUnavailable, PayloadTooLarge, SerializationFailed, StepInterrupted
 from actors.interruption import as_coroutine, cancellable
-from actors.records import BESIDE, JOURNAL, ChannelItem, Deltas, Finished, JournalRow, Raised, Started, encode
+from actors.records import BESIDE, JOURNAL, ChannelItem, Deltas, Finished, JournalRow, Raised, Read, Started, encode
 from actors.stream_writer import StreamWriter
 
 if TYPE_CHECKING:
@@ -71,25 +71,30 @@ class Journal:
     """The steps of one turn."""
 
     __slots__ = (
-        "_arrived", "_counts", "_loaded", "_recorded", "_sources", "_started", "_turn", "_unused", "keys", "writers",
+        "_arrived", "_counts", "_loaded", "_recorded", "_replaying", "_sources", "_started", "_turn", "_unused", "keys",
+        "reads", "writers",
     )  # fmt: skip
 
     def __init__(self, turn: "Turn", rows: Mapping[bytes, bytes]) -> None:
         self._turn = turn
         self._started = turn.activation.runtime.loop.time()
         self._counts: dict[str, int] = {}
-        self._recorded: dict[str, JournalRow] = {}
+        self._recorded: dict[str, Started | Finished | Raised] = {}
         self._loaded: dict[str, list[Deltas]] = {}
         self._arrived: asyncio.Event | None = None
+        self._replaying = 0  # streams whose journaled deltas are being yielded
         self._sources: list[Any] = []  # of streams that have not ended
         self.keys: list[bytes] = []
         """The keys of the rows that go when the turn is over."""
+        self.reads: dict[int, str] = {}
+        """The messages that the turn has read while it ran, by the number of the look at which it did."""
         self.writers: list[StreamWriter] = []
         for key, value in rows.items():
-            path, nul, _ = key.partition(b"\0")
+            path, _, _ = key.partition(b"\0")
             row = records.journal_rows.decode(value)
-            if nul:
-                assert isinstance(row, Deltas)
+            if isinstance(row, Read):
+                self.reads[int(path[1:])] = row.message_id
+            elif isinstance(row, Deltas):
                 self._loaded.setdefault(path.decode(), []).append(row)
             else:
                 self._recorded[path.decode()] = row
@@ -97,6 +102,11 @@ class Journal:
             if isinstance(row, Finished) and row.value is None:
                 self.keys.append(BESIDE + JOURNAL + turn.number + key)
         self._unused = self._recorded.keys() | self._loaded.keys()
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the code has come to everything that was journaled before."""
+        return not self._unused and not self._replaying
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
@@ -224,9 +234,13 @@ class Journal:
         over = isinstance(row, Finished | Raised)
         deltas: list[Any] = []
         if over or resume is not None:
-            for payload in [payload for chunk in chunks for payload in chunk.deltas]:
-                deltas.append(codec.decode(payload, trusted=True))
-                yield codec.decode(payload, trusted=True)
+            self._replaying += 1
+            try:
+                for payload in [payload for chunk in chunks for payload in chunk.deltas]:
+                    deltas.append(codec.decode(payload, trusted=True))
+                    yield codec.decode(payload, trusted=True)
+            finally:
+                self._replaying -= 1
         if isinstance(row, Raised):
             raise failure.to_original(row.failure)
         if over:
@@ -237,6 +251,9 @@ class Journal:
         elapsed = self._elapsed()
         if chunks and resume is None:
             writer.start_anew(chunks)
+            self.reads.clear()
+            if self._turn.steering is not None:
+                self._turn.steering.start_anew()
         self._turn.check_runs()
         await self._turn.interruption.check()
         source = start(*args) if not chunks or resume is None else resume(deltas, *args)
@@ -269,7 +286,7 @@ class Journal:
             await _close(source)
         for writer in self.writers:
             await writer.flush()
-        if self._unused and self._turn.park_for is None:
+        if self._unused and self._turn.park_for is None and not self._turn.interrupted:
             raise self._mismatch("the handler ended without them")
 
     # -- names and rows ---------------------------------------------------------------------------------------------
@@ -293,12 +310,12 @@ class Journal:
     def _elapsed(self) -> float:
         return self._turn.activation.runtime.loop.time() - self._started
 
-    def _take(self, path: str, label: str) -> JournalRow | None:
+    def _take(self, path: str, label: str) -> Started | Finished | Raised | None:
         """What was journaled under the path, which the code has now come to."""
         row = self._recorded.get(path)
         if row is None and path not in self._loaded:
             return None
-        if row is not None and not isinstance(row, Deltas) and row.function != label:
+        if row is not None and row.function != label:
             raise self._mismatch(f"the code calls {label} as step {_shown(path)}")
         self._use(path)
         if isinstance(row, Finished | Raised):
@@ -365,6 +382,7 @@ class Journal:
         drop: list[bytes] | None = None,
         effects: Effects | None = None,
         publish: tuple[str, list[ChannelItem]] | None = None,
+        messages: "Sequence[Turn]" = (),
     ) -> int:
         """Make rows durable, and the effects and entries of a channel with them; return the offset of the first entry.
 
@@ -372,8 +390,8 @@ class Journal:
         """
         turn = self._turn
         turn.check_runs()
-        self.keys += put
-        write, offset = turn.activation.durable_side.journal(turn, put, drop or [], effects, publish)
+        self.keys += put  # before the rows of messages are added: those have an end of their own
+        write, offset = turn.activation.durable_side.journal(turn, put, drop or [], effects, publish, messages)
         if not await turn.activation.write(write):
             raise asyncio.CancelledError(f"{turn.where}: the turn was given up")
         turn.check_runs()

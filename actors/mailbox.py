@@ -54,6 +54,14 @@ class Mailbox:
             self._turns = None
         return turn
 
+    def discard(self, turn: Turn) -> None:
+        """Remove a turn, wherever it stands, if it is there."""
+        if self._turns is not None and turn in self._turns:
+            self._turns.remove(turn)
+            self._bytes -= len(turn.request.payload)
+            if not self._turns:
+                self._turns = None
+
     def take_beside(self) -> list[Turn]:
         """Remove the turns that need not wait for others: those of the read-only and control lanes."""
         turns = list(self.drain())

@@ -11,6 +11,7 @@ import msgspec
 from actors.envelope import Envelope, Request
 from actors.errors import (
     ActorError,
+    Busy,
     NotAuthorized,
     NotRepeated,
     OutcomeUnknown,
@@ -28,6 +29,7 @@ log = logging.getLogger("actors")
 _WINDOW = 32  # messages to one actor that are under way together
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 5.0
 _FINAL = (
+    Busy,
     UnknownHandler,
     SerializationFailed,
     PayloadTooLarge,

@@ -40,6 +40,8 @@ class Pending(msgspec.Struct, array_like=True, tag=1):
     request: Request
     adoptions: int = 0
     """How often it was started again after the silo that ran it was lost."""
+    into: str = ""
+    """Id of the message whose turn it was handed to when it came."""
 
 
 class Done(msgspec.Struct, array_like=True, tag=2):
@@ -67,6 +69,8 @@ class Interrupt(msgspec.Struct, array_like=True):
 
     reason: str
     at: float
+    rollback: bool = False
+    """Whether nothing of its turn is to stay."""
 
 
 class Run(msgspec.Struct, array_like=True):
@@ -107,7 +111,13 @@ class Deltas(msgspec.Struct, array_like=True, tag=4):
     offset: int = -1
 
 
-JournalRow: TypeAlias = Started | Finished | Raised | Deltas
+class Read(msgspec.Struct, array_like=True, tag=5):
+    """The turn has read a message that came while it ran."""
+
+    message_id: str
+
+
+JournalRow: TypeAlias = Started | Finished | Raised | Deltas | Read
 
 
 class Reminder(msgspec.Struct, array_like=True):

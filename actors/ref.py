@@ -4,7 +4,8 @@ import builtins
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, get_args
 
 from actors.address import parse_address
 
@@ -16,9 +17,23 @@ if TYPE_CHECKING:
 UNSET: Any = object()
 INTERRUPT = "$interrupt"
 
+OnBusy = Literal["queue", "reject", "interrupt", "rollback", "steer"]
+"""What a message does to an actor whose turn runs; see ``ActorRef.options``."""
+ON_BUSY: Final[tuple[str, ...]] = get_args(OnBusy)
+
 
 class Receipt(NamedTuple):
     """Proof that a message was accepted. ``message_id`` is unique in the cluster; repeats of a key share one."""
+
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What ``ask`` returns instead of a reply if a running turn has read the message with ``self.steering()``.
+
+    ``message_id`` is that of the message whose turn it was.
+    """
 
     message_id: str
 
@@ -35,6 +50,7 @@ class Options(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     idempotency_key: str = ""
     outside: bool = False
+    on_busy: str = ""
 
 
 class Caller(Protocol):
@@ -154,7 +170,12 @@ class ActorRef:
         return Channel(self, name)
 
     def options(
-        self, *, timeout: float | None = UNSET, headers: dict[str, str] = UNSET, idempotency_key: str = UNSET
+        self,
+        *,
+        timeout: float | None = UNSET,
+        headers: dict[str, str] = UNSET,
+        idempotency_key: str = UNSET,
+        on_busy: OnBusy = UNSET,
     ) -> "ActorRef":
         """Return a reference to the same actor whose calls use these options.
 
@@ -162,6 +183,12 @@ class ActorRef:
         ``headers``: strings that the handler finds in ``self.context.headers``. ``idempotency_key`` (1 to 256 bytes):
         every message with this key to this actor, within the retention time of 24 hours, is the same message: it runs
         once, and all get its answer. Another message with the key is refused with ``IdempotencyKeyReused``.
+        ``on_busy`` says what a message does when a turn of the actor runs, instead of what its class says: "queue": it
+        waits. "reject": ``Busy`` is raised (a message that a turn sends is dropped, and logged). "interrupt": the
+        running turn is interrupted and keeps what it has published; the message runs in its order. "rollback": the
+        same, but nothing of the turn stays, whatever its handler makes of it: its channels tell their readers with a
+        "reset" from where to discard. "steer": the running turn may read the message with ``self.steering()``, and
+        then an ``ask`` returns ``Steered``; what it does not read runs as usual.
         """
         new = self._options or Options()
         if timeout is not UNSET:
@@ -176,6 +203,10 @@ class ActorRef:
             if not 0 < len(idempotency_key.encode()) <= 256:
                 raise ValueError(f"idempotency_key must be text of 1 to 256 bytes, not {idempotency_key!r}")
             new = new._replace(idempotency_key=idempotency_key)
+        if on_busy is not UNSET:
+            if on_busy not in ON_BUSY:
+                raise ValueError(f"on_busy must be one of {', '.join(ON_BUSY)}, not {on_busy!r}")
+            new = new._replace(on_busy=on_busy)
         return ActorRef(self.address, actor=self._actor, options=new)
 
     def __getattr__(self, name: str) -> "RemoteHandler":

@@ -64,6 +64,10 @@ class Requests:
         )
         if options is not None and options.outside:
             request.outside, request.trusted, request.typed = True, False, False
+        if options is not None and options.on_busy:
+            request.on_busy = options.on_busy
+            if request.on_busy == "steer" and mode is Mode.STREAM:
+                raise ValueError(f"{where}: a stream cannot steer a turn: who reads it waits for its items")
         if request.key and mode is Mode.STREAM:
             raise ValueError(f"{where}: a stream cannot have an idempotency key: its items belong to one call")
         if self._acknowledged:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from actors import codec
 from actors.builtin import TIMER
-from actors.codec import STEERED
 from actors.envelope import Accepted, Failure, Mode, Reply
 from actors.errors import SerializationFailed
 from actors.records import JOURNAL, Read, encode
@@ -92,9 +92,11 @@ class Steering:
 def _answer(turn: "Turn", into: str) -> Reply | Accepted:
     if turn.request.mode is Mode.SEND and not turn.request.key:
         return Accepted(turn.request.id)
-    return Reply(turn.request.id, msgspec.msgpack.encode(msgspec.msgpack.Ext(STEERED, into.encode())))
+    if turn.request.outside:
+        return Reply(turn.request.id, codec.encode_outside({"steered": into}))
+    return Reply(turn.request.id, msgspec.msgpack.encode(msgspec.msgpack.Ext(codec.STEERED, into.encode())))
 
 
 def _value(turn: "Turn") -> Any:
-    args, kwargs = turn.spec.decode_arguments(turn.request.payload, trusted=turn.request.trusted)
+    args, kwargs = turn.spec.decode_arguments_of(turn.request)
     return args[0] if len(args) == 1 and not kwargs else (args, kwargs)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,6 +29,7 @@ from actors.interruption import Interruption
 from actors.journal import Journal, current_step
 from actors.records import Run
 from actors.reminders import Due
+from actors.steering import Steering
 from actors.turn_log import WATCH
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Lifecycle:
 
     __slots__ = ("activation", "address")
 
-    gathers = False
+    gathers = steers = False
 
     def __init__(self, activation: "Activation") -> None:
         self.activation = activation
@@ -94,8 +95,9 @@ class Turn:
 
     __slots__ = (
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
-        "credit", "effects", "ended", "expires", "joiners", "kept_until", "known_as", "left", "number", "origin",
-        "park_for", "recorded", "recovered", "reminder", "request", "row", "run", "said", "spec", "task",
+        "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left", "number",
+        "origin", "park_for", "recorded", "recovered", "reminder", "request", "row", "run", "said", "spec", "steering",
+        "task",
     )  # fmt: skip
 
     def __init__(
@@ -139,6 +141,10 @@ class Turn:
         self.joiners: list[Turn] | None = None
         self.run: Run | None = None
         """What the channel of turns tells of its beginning, if it does."""
+        self.into = ""
+        """Id of the message whose turn it was handed to when it came."""
+        self.steering: Steering | None = None
+        """What it has read while it runs, if it has looked."""
         self._journal: Journal | None = None
         self._calls: dict[bytes, int] | None = None
         self._admitted: asyncio.Future[None] | None = None
@@ -151,10 +157,16 @@ class Turn:
         turn = Turn(activation, self.request, self.origin, self.spec, self.expires)
         turn.credit, turn.left, turn.said, turn.joiners = self.credit, self.left, self.said, self.joiners
         turn.recorded, turn.reminder, turn.park_for = self.recorded, self.reminder, self.park_for
+        turn.into = self.into
         turn._interruption = self._interruption if self.task is None and not self.ended else None
         if self.request.mode is Mode.STREAM:
             activation.runtime.remember_stream(turn)
         return turn
+
+    @property
+    def id(self) -> str:
+        """The id of its message."""
+        return self.request.message_id
 
     @property
     def address(self) -> str:
@@ -191,6 +203,11 @@ class Turn:
         if self.activation.durable is None or self.spec.lane is Lane.READ or self.ended:
             return False
         return self.activation.runs(self)
+
+    @property
+    def steers(self) -> bool:
+        """Whether it may read messages that come while it runs."""
+        return self.spec.lane is Lane.TURN and not self.ended and self.activation.runs(self)
 
     @property
     def answerable(self) -> bool:
@@ -248,6 +265,21 @@ class Turn:
     def interrupted(self) -> bool:
         """Whether somebody has stopped it, at any time."""
         return self._interruption is not None and self._interruption.reason is not None
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether nothing of it is to stay."""
+        return self._interruption is not None and self._interruption.rollback
+
+    def messages(self) -> AsyncIterator[Any]:
+        """See ``Actor.steering``."""
+        if self.steering is None:
+            self.steering = Steering(self)
+        return self.steering.messages()
+
+    def steered_by(self, answer: Envelope) -> "list[tuple[Turn, Reply | Accepted]]":
+        """The messages that it has read and that are settled with it, and what their senders get."""
+        return self.steering.settled(answer) if self.steering is not None else []
 
     @property
     def journaled(self) -> list[bytes]:
@@ -359,7 +391,7 @@ class Turn:
                 if self.spec.streams:
                     work = self._pump(work)
                 if self.spec.lane is Lane.TURN:
-                    at_once = not self._has_journal()
+                    at_once = not self._has_journal() or self.journal.caught_up
                     result = await self.interruption.listen(work, at_once=at_once)
                 else:
                     result = await work
@@ -384,7 +416,7 @@ class Turn:
         """Whether there is nothing to wait for, and nothing to write."""
         if state is not None or self._must_wait():
             return False
-        writes = self.row or self.effects or self.asked or self.request.key or self.interrupted
+        writes = self.row or self.effects or self.asked or self.request.key or self.interrupted or self.steering
         return self.activation.durable is None or not writes
 
     def _log_if_unheard(self, error: BaseException) -> None:
@@ -488,6 +520,8 @@ class Turn:
     def _succeeded(self, value: object) -> tuple[Envelope, bytes | None]:
         """The answer for a result, and the state to commit before it may leave."""
         request = self.request
+        if self.rolls_back:
+            return self._failed(Interrupted(self.interruption.reason)), None
         try:
             answer: Envelope
             if request.mode is Mode.ASK or (request.key and request.mode is Mode.SEND):
@@ -506,6 +540,8 @@ class Turn:
     def _failed(self, error: BaseException) -> Envelope:
         interrupted = self._interruption is not None and self._interruption.of(error)
         self.effects = self.effects.published() if interrupted and self.effects is not None else None
+        if self.rolls_back:
+            self.effects = self.park_for = None
         self.activation.roll_back(self)
         if interrupted:
             assert self._interruption is not None

@@ -84,6 +84,14 @@ class TurnLog:
         """The message is put aside."""
         self._end(turn, put, drop, {"event": "parked", "reason": reason}, self.heads(), at)
 
+    def steered(self, turn: "Turn", put: dict[bytes, bytes], *, into: str, at: float) -> None:
+        """The message was read by the turn of the message ``into``, and is settled with that."""
+        self._tell(turn, put, {"event": "steered", "into": into, "at": at})
+
+    def begun(self, turn: "Turn") -> Run | None:
+        """What was told of the turn's beginning, if it was."""
+        return turn.run or self._runs.get(turn.number)
+
     def heads(self) -> dict[str, int]:
         """Where the channels end, by name."""
         channels = self._durable.channels or {}

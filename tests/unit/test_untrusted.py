@@ -144,7 +144,7 @@ async def test_plain_values_and_references_from_outside_are_welcome(start: Start
         assert isinstance(found, Reply), found
 
 
-@pytest.mark.parametrize("code", [0, 3, 127, -1])
+@pytest.mark.parametrize("code", [0, 4, 127, -1])
 async def test_an_unknown_extension_is_refused_from_anyone(start: Start, code: int) -> None:
     runtime = start(Target)
     for link in (FakeLink(trusted=False), FakeLink(trusted=True)):
