@@ -393,7 +393,7 @@ class ActorType:
         receive: Any = actor.receive
         public = self.options.public or (isinstance(receive, Handler) and receive.public)
         for name, (lane, function) in builtin.HANDLERS.items():
-            self.handlers[name] = HandlerSpec(actor, name, function, lane=lane, public=False)
+            self.handlers[name] = HandlerSpec(actor, name, function, lane=lane, public=name in builtin.PUBLIC)
         self.handlers[""] = HandlerSpec(actor, "", _plain_receive(actor), lane=Lane.TURN, public=public)
         annotation = _state_annotation(actor)
         self.state = None if annotation is None else StateCodec(actor.__name__, annotation)

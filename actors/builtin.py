@@ -1,17 +1,16 @@
 """Handlers that every actor has. Their names begin with ``$``, so that no user's handler can be meant."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from actors import codec, failure, records
-from actors.context import current_turn, gathering_turn
-from actors.effects import Effects
-from actors.errors import CallCycle, MessageParked, NotAuthorized, OffsetGone, Rejected
+from actors import failure, publishing, records
+from actors.context import current_turn
+from actors.errors import MessageParked, OffsetGone, Rejected
 from actors.handler import Lane
-from actors.records import BESIDE, CLOSED, JOURNAL, MESSAGE, PARKED, ChannelItem, Done, Parked, Pending
+from actors.publishing import gathered
+from actors.records import BESIDE, CLOSED, JOURNAL, MESSAGE, PARKED, Done, Parked, Pending
 from actors.ref import INTERRUPT
 
 if TYPE_CHECKING:
@@ -23,17 +22,12 @@ TIMER: Final = "$timer"
 SUBSCRIBE: Final = "$subscribe"
 PUBLISH: Final = "$publish"
 CLOSE: Final = "$close"
+APPEND: Final = "$append"
 DELETE: Final = "$delete"
 RESOLVE: Final = "$parked"
 
 OWN: Final = (REMINDER, TIMER)
 """What an activation sends to itself."""
-
-
-def _gathered() -> Effects:
-    turn = gathering_turn()
-    assert turn is not None
-    return turn.gathered
 
 
 async def reminder(actor: "Actor", name: str) -> None:
@@ -91,41 +85,6 @@ def _closed(offset: int) -> msgspec.Raw:
     return msgspec.Raw(records.encode((offset, "closed", None, "")))
 
 
-async def publish(actor: "Actor", channel: str, value: Any) -> None:
-    """Add an entry to a channel, from outside of the actor."""
-    check_public(actor.address, channel)
-    actor._activation.durable_side.channel(channel).check_open(actor.address)
-    _gathered().items.setdefault(channel, []).append(ChannelItem("item", codec.encode(value)))
-
-
-async def close(actor: "Actor", channel: str) -> None:
-    """Close a channel, from outside of the actor: behind what running turns have published."""
-    check_public(actor.address, channel)
-    activation, turn = actor._activation, cast("Turn", current_turn.get())
-    durable = activation.durable_side
-    log = durable.channel(channel)
-    log.closing += 1
-    try:
-        while running := log.holders():
-            if any((other.address, other.request.message_id) in turn.request.chain for other in running):
-                raise CallCycle(
-                    f"{actor.address}/{channel} cannot be closed for a turn of {actor.address} that waits for that and "
-                    "has published there: let it close the channel itself"
-                )
-            await asyncio.wait([other.task for other in running if other.task is not None])
-    finally:
-        log.closing -= 1
-    effects = Effects()
-    effects.items[channel] = [ChannelItem("closed", CLOSED)]
-    await activation.runtime.apply(activation, durable.apart(effects))
-
-
-def check_public(address: str, channel: str) -> None:
-    """Raise ``NotAuthorized`` for a channel in which only the engine writes."""
-    if channel.startswith("$"):
-        raise NotAuthorized(f"{address}/{channel}: the engine alone publishes to channels whose names begin with $")
-
-
 async def interrupt(actor: "Actor", reason: str, message_id: str = "") -> bool:
     """Stop the running turn, or the one of a message; returns whether there was one to stop."""
     activation = actor._activation
@@ -144,7 +103,7 @@ async def delete(actor: "Actor") -> None:
             await activation.erase()
         cast("Turn", current_turn.get()).gathered.renew = True
         return
-    effects = _gathered()
+    effects = gathered()
     effects.erase = effects.renew = True
 
 
@@ -165,7 +124,7 @@ async def resolve_parked(actor: "Actor", action: str, message_id: str) -> str:
     if message_id not in parked:
         raise Rejected(f"{address}: no message {message_id!r} is parked (parked: {', '.join(parked) or 'none'})")
     number, row = parked[message_id]
-    effects = _gathered()
+    effects = gathered()
     effects.drop.append(PARKED + number)
     if action == "retry":
         effects.put[MESSAGE + number] = records.encode(Pending(row.request))
@@ -192,9 +151,13 @@ HANDLERS: Final[dict[str, tuple[Lane, Callable[..., Any]]]] = {
     REMINDER: (Lane.TURN, reminder),
     TIMER: (Lane.TURN, timer),
     SUBSCRIBE: (Lane.CONTROL, subscribe),
-    PUBLISH: (Lane.CONTROL, publish),
-    CLOSE: (Lane.CONTROL, close),
+    PUBLISH: (Lane.CONTROL, publishing.publish),
+    CLOSE: (Lane.CONTROL, publishing.close),
+    APPEND: (Lane.CONTROL, publishing.append),
     INTERRUPT: (Lane.CONTROL, interrupt),
     DELETE: (Lane.TURN, delete),
     RESOLVE: (Lane.TURN, resolve_parked),
 }
+
+PUBLIC: Final = frozenset({APPEND})
+"""What can be called from outside of the cluster; they look for themselves whether the class is public."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from actors import records
 from actors.errors import ChannelClosed, OffsetGone
 from actors.ports import Store
+from actors.producers import Producers
 from actors.records import ChannelHead, ChannelItem
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class ChannelLog:
 
     __slots__ = (
         "_changed", "_ended", "_holders", "_readers", "_tail", "begin", "closed", "closing", "doomed", "end", "erased",
-        "first", "keep", "name", "next", "oldest", "size", "trimmed_at",
+        "first", "keep", "name", "next", "oldest", "producers", "size", "trimmed_at",
     )  # fmt: skip
 
     def __init__(self, name: str, head: ChannelHead, keep: "Retention") -> None:
@@ -47,6 +48,7 @@ class ChannelLog:
         self.closing = 0
         """How many wait for running turns to end, to close it then."""
         self._holders: set[Turn] = set()
+        self.producers = Producers(name)
         self.trimmed_at = head.size
         """The size of the channel when it was last looked at for what is too much."""
         self.doomed = False
@@ -105,10 +107,17 @@ class ChannelLog:
 
     # -- its end ----------------------------------------------------------------------------------------------------
 
-    def check_open(self, address: str, turn: "Turn | None" = None) -> None:
-        """Raise ``ChannelClosed`` if nothing can be published any more, by a turn that has not done so already."""
-        if self.closed or (self.closing and turn not in self._holders):
+    def check_open(self, address: str, turn: "Turn | None" = None, *, closing: bool = False) -> None:
+        """Raise ``ChannelClosed`` if nothing can be published any more.
+
+        While somebody waits to close it, turns that have published already may go on, and so may who is ``closing``.
+        """
+        if self.closed or (self.closing and not closing and turn not in self._holders):
             raise self.is_closed(address)
+
+    def end_closing(self, _: object) -> None:
+        """One who has waited to close it is done, well or badly."""
+        self.closing -= 1
 
     def is_closed(self, address: str) -> ChannelClosed:
         """The error of who publishes to a closed channel."""

@@ -31,6 +31,8 @@ PAIR: Final = b"\x83"  # + address of a sender: the number of its last message t
 BESIDE: Final = b"\x84"  # + key of a hot row: the large value of that row
 EXPIRY: Final = b"\x85"  # + when (8 bytes, ms) + idempotency key: empty
 
+PRODUCER: Final = b"\x86"  # + channel name + NUL + name of an idempotent producer: Producer
+
 LARGE: Final = 16 * 1024  # what is larger is stored beside its row, and read only when it is needed
 
 

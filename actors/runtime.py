@@ -15,7 +15,7 @@ from actors.activation import Activation
 from actors.actor import Actor, ActorType
 from actors.address import is_address, listed, parse_address
 from actors.agenda import Agenda
-from actors.builtin import CLOSE, PUBLISH, check_public
+from actors.builtin import CLOSE, PUBLISH
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
 from actors.context import current_turn, gathering_turn
 from actors.durable import Write
@@ -34,6 +34,7 @@ from actors.handler import HandlerSpec, Lane
 from actors.idleness import Idleness
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
+from actors.publishing import check_public
 from actors.records import CLOSED, ChannelItem, Reminder
 from actors.ref import ActorRef, Receipt, current_caller
 from actors.requests import Requests

@@ -27,12 +27,16 @@ class Shut(Actor):
         await self.publish(word)
 
 
+class Short(Shut, channel_retention={"items": 3}):
+    """An actor whose channels keep little."""
+
+
 OPTIONS = GatewayOptions(long_poll_timeout=0.3, max_body=2**20, max_chunk=2**16)
 
 
 @pytest.fixture
 async def silo() -> AsyncIterator[Silo]:
-    async with Silo([Open, Shut], store="memory:", http="127.0.0.1:0", gateway=OPTIONS) as silo:
+    async with Silo([Open, Shut, Short], store="memory:", http="127.0.0.1:0", gateway=OPTIONS) as silo:
         yield silo
 
 

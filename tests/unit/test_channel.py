@@ -16,17 +16,22 @@ from actors import (
     ActorRef,
     ChannelClosed,
     Event,
+    IdempotencyKeyReused,
     NotAuthorized,
     OffsetGone,
     Retention,
+    UnknownHandler,
     actor_ref,
     codec,
     handler,
     records,
 )
+from actors.builtin import APPEND
 from actors.effects import Effects
-from actors.ports import StoreUnavailable
+from actors.envelope import Mode, Reply, Request
+from actors.ports import Commit, StoreUnavailable
 from actors.records import ChannelHead, ChannelItem
+from actors.ref import caller
 from tests.unit.conftest import Start
 from tests.unit.fakes import LoopTime, ManualClock, ScriptedStore, settle, soon, until
 
@@ -586,3 +591,175 @@ async def test_nobody_publishes_to_the_channels_of_the_engine(start: Start, stor
         channel = actor_ref("wire-1").channel("$turns")
         with pytest.raises(NotAuthorized):
             await soon(channel.publish(1) if doing == "publish" else channel.close())
+
+
+# -- exactly once ---------------------------------------------------------------------------------------------------
+
+
+class Board(Closer, public=True):
+    pass
+
+
+async def append(
+    *values: Any, producer: tuple[str, int, int] | None = None, close: bool = False, address: str = "board-1"
+) -> list[Any]:
+    ask = caller().ask(actor_ref(address), APPEND, ("output", [*values], close, producer), {})
+    answer: list[Any] = await soon(ask)
+    return answer
+
+
+async def test_a_key_publishes_once(start: Start, store: ScriptedStore) -> None:
+    """Also over a restart, and a crash between the commit and the answer."""
+    runtime = start(Wire, store=store)
+    ref = actor_ref("wire-1").options(idempotency_key="k")
+    await soon(ref.channel().publish("a"))
+    await soon(asyncio.gather(*(ref.channel().publish("a") for _ in range(5))))
+    with pytest.raises(IdempotencyKeyReused):
+        await soon(ref.channel().publish("b"))
+    second = actor_ref("wire-1").options(idempotency_key="second")
+    apply = store.commit
+
+    async def commit_and_die(commit: Commit) -> None:
+        await apply(commit)
+        runtime.vanish()
+
+    store.commit = commit_and_die  # type: ignore[method-assign]
+    lost = asyncio.ensure_future(second.channel().publish("b"))
+    await until(lambda: len(items_of(store, "wire-1")) == 2, "the commit of the silo that is lost")
+    assert not lost.done()
+    lost.cancel()
+    start(Wire, store=ScriptedStore(store.data))
+    await soon(ref.channel().publish("a"))
+    await soon(second.channel().publish("b"))
+    await soon(second.channel().publish("b"))
+    await soon(actor_ref("wire-1").channel().publish("c"))
+    assert [event.data for event in await read("wire-1", 3)] == ["a", "b", "c"]
+
+
+async def test_a_repeated_request_appends_once(start: Start, store: ScriptedStore) -> None:
+    """The silo between dies, and sends the same message again: with a producer, and without."""
+    runtime = start(Board, store=store)
+    for producer in (None, ["p", 0, 0]):
+        payload = codec.encode(["output", ["a", "b"], False, producer])
+        for attempt in (0, 1, 1):
+            request = Request(
+                runtime.next_id(), "board-1", APPEND, payload, Mode.ASK, 3.0, f"m {producer}", attempt=attempt
+            )
+            answer, _ = await soon(runtime.deliver(request))
+            assert isinstance(answer, Reply)
+    assert [event.data for event in await read("board-1", 4)] == ["a", "b", "a", "b"]
+    assert len(items_of(store, "board-1")) == 4
+
+
+async def test_producers_append_in_order_and_once(start: Start, store: ScriptedStore) -> None:
+    start(Board, store=store)
+    assert (await append("a", producer=("p", 0, 0)))[:3] == ["ok", 0, 0]
+    assert (await append("a", producer=("p", 0, 0)))[:3] == ["duplicate", 0, 0]
+    assert (await append("c", producer=("p", 0, 2)))[:3] == ["gap", 0, 1]
+    assert (await append("b", "c", producer=("p", 0, 1)))[:3] == ["ok", 0, 1]
+    assert (await append("x", producer=("q", 3, 0)))[:3] == ["ok", 3, 0]
+    assert (await append("x", producer=("q", 2, 1)))[:3] == ["fenced", 3, 0]
+    assert (await append("x", producer=("q", 4, 1)))[0] == "invalid"
+    start(Board, store=ScriptedStore(store.data))
+    assert (await append("b", "c", producer=("p", 0, 1)))[0] == "duplicate", "also after a restart"
+    assert (await append("d", producer=("p", 0, 2)))[0] == "ok"
+    assert (await append("e", producer=("p", 1, 0)))[0] == "ok"
+    assert (await append("f", producer=("p", 0, 3)))[:3] == ["fenced", 1, 0]
+    assert [event.data for event in await read("board-1", 6)] == ["a", "b", "c", "x", "d", "e"]
+    assert len(items_of(store, "board-1")) == 6
+
+
+async def test_a_producer_may_have_several_appends_under_way(start: Start, store: ScriptedStore) -> None:
+    start(Board, store=store)
+    answers = await asyncio.gather(*(append(n, producer=("p", 0, n)) for n in range(20)))
+    assert [answer[0] for answer in answers] == ["ok"] * 20
+    assert [event.data for event in await read("board-1", 20)] == [*range(20)]
+
+
+async def test_a_repeat_is_not_acknowledged_before_what_it_repeats_is_durable(
+    start: Start, store: ScriptedStore
+) -> None:
+    start(Board, store=store)
+    await append("a", producer=("p", 0, 0))
+    store.hold()
+    first = asyncio.ensure_future(append("b", producer=("p", 0, 1)))
+    await soon(store.waiting.wait())
+    again = asyncio.ensure_future(append("b", producer=("p", 0, 1)))
+    await settle()
+    assert not again.done()
+    store.let_go()
+    assert [(await soon(first))[0], (await soon(again))[0]] == ["ok", "duplicate"]
+
+
+async def test_many_producers_are_told_apart_and_forgotten_when_they_are_silent(
+    start: Start, store: ScriptedStore
+) -> None:
+    clock = ManualClock()
+    start(Board, store=store, clock=clock)
+
+    def known() -> int:
+        return sum(key.startswith(records.PRODUCER) for key in store.data.records["board-1"].records)
+
+    for n in range(200):
+        await append(n, producer=(f"p{n}", 0, 0))
+    for n in range(200):
+        assert (await append(n, producer=(f"p{n}", 0, 0)))[0] == "duplicate"
+        assert (await append(n, producer=(f"p{n}", 0, 1)))[0] == "ok"
+    assert known() == 200
+    clock.monotonic += 23 * 3600
+    assert (await append(0, producer=("p7", 0, 2)))[0] == "ok"
+    clock.monotonic += 2 * 3600
+    assert (await append(0, producer=("p7", 0, 2)))[0] == "duplicate", "it was heard of since"
+    assert (await append(0, producer=("p8", 0, 2)))[0] == "gap", "it was forgotten"
+    for n in range(40):
+        await append(n, producer=(f"new{n}", 0, 0))
+    assert known() <= 42, "those that are silent are removed"
+    assert (await append(0, producer=("p7", 0, 3)))[0] == "ok"
+
+
+async def test_an_append_is_one_commit(start: Start, store: ScriptedStore) -> None:
+    start(Board, store=store)
+    await append("first")
+    before = store.attempts
+    await append(*range(50), producer=("p", 0, 0))
+    assert store.attempts == before + 1
+    before = store.attempts
+    await append(*range(50))
+    assert store.attempts == before + 1
+
+
+async def test_appending_and_closing_in_one(start: Start, store: ScriptedStore) -> None:
+    start(Board, store=store)
+    assert (await append("a", close=True, producer=("p", 0, 0)))[0] == "ok"
+    assert (await append("a", close=True, producer=("p", 0, 0)))[0] == "duplicate"
+    assert (await append(close=True))[0] == "ok"
+    with pytest.raises(ChannelClosed):
+        await append("late", close=True)
+    with pytest.raises(ChannelClosed):
+        await append("late", producer=("p", 0, 1))
+    assert await read_to_the_end("board-1") == [(0, "a", "item"), (1, True, "closed")]
+
+
+async def test_who_appends_and_closes_waits_for_running_turns(start: Start, store: ScriptedStore) -> None:
+    Closer.gate, Closer.running = asyncio.Event(), asyncio.Event()
+    start(Board, store=store)
+    telling = asyncio.ensure_future(actor_ref("board-1").tell_slowly("a", "b"))
+    await soon(Closer.running.wait())
+    closing = asyncio.ensure_future(append("c", close=True))
+    await settle()
+    assert not closing.done()
+    Closer.gate.set()
+    await soon(telling)
+    await soon(closing)
+    assert [event[1] for event in await read_to_the_end("board-1")] == ["a", "b", "c", True]
+
+
+async def test_only_public_classes_are_appended_to(start: Start, store: ScriptedStore) -> None:
+    class Fleeting(Actor, public=True, persist="never"):
+        pass
+
+    start(Wire, Fleeting, store=store)
+    with pytest.raises(NotAuthorized):
+        await append("a", address="wire-1")
+    with pytest.raises(UnknownHandler, match="no channels"):
+        await append("a", address="fleeting-1")

@@ -210,7 +210,7 @@ def test_lanes_and_public_are_read_off_the_decorator() -> None:
     assert {name: spec.lane for name, spec in handlers.items() if not spec.builtin} == {
         "turn": Lane.TURN, "read": Lane.READ, "control": Lane.CONTROL, "": Lane.TURN,
     }  # fmt: skip
-    assert {name for name, spec in handlers.items() if spec.public} == {"control", ""}
+    assert {name for name, spec in handlers.items() if spec.public} == {"control", "", "$append"}
 
 
 def laned(gate: asyncio.Event, started: asyncio.Event, activated: asyncio.Event | None = None) -> type[Actor]:

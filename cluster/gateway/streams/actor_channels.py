@@ -1,8 +1,9 @@
 """``/v1/stream/<address>/<channel>``: the channels of actors, as streams of JSON messages.
 
-They are there as long as the actor is, which is for ever: nobody creates, closes or deletes them here.
+They are there as long as the actor is, which is for ever: nobody creates or deletes them here.
 """
 
+import contextlib
 from typing import Any, Final
 
 import msgspec
@@ -11,23 +12,28 @@ from starlette.responses import Response
 
 from actors import Channel, Event, actor_ref, codec
 from actors.address import is_address
+from actors.builtin import APPEND
 from actors.channel_log import read_items
-from actors.errors import NotAuthorized
+from actors.errors import ChannelClosed
 from actors.ports import Store
 from actors.records import CHANNEL, FLOOR, ChannelHead, ChannelItem
+from actors.ref import ActorRef, Options
 from actors.runtime import Runtime
 from cluster.gateway.body import read_body
 from cluster.gateway.hub import Hub
+from cluster.gateway.json_values import read_json
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
 from cluster.gateway.streams import json_mode
+from cluster.gateway.streams.appender import PATIENCE
 from cluster.gateway.streams.entries import Tail
+from cluster.gateway.streams.free_standing import response_to
 from cluster.gateway.streams.live import LiveReader
 from cluster.gateway.streams.names import BUILTIN_TYPES
 from cluster.gateway.streams.offsets import NOW, START, Offset
 from cluster.gateway.streams.reading import Page, cacheable
-from cluster.gateway.streams.stream_headers import live_of, offset_of
-from cluster.gateway.streams.stream_state import DATA, Entry, Lifetime, View
+from cluster.gateway.streams.stream_headers import headers_of, live_of, offset_of, write_of
+from cluster.gateway.streams.stream_state import CLOSED, DATA, GONE, Appended, Entry, Lifetime, View
 
 _AT_ONCE = 256
 _METHODS: Final = "GET, HEAD, POST, OPTIONS"
@@ -62,6 +68,7 @@ class ActorChannels:
             case "HEAD":
                 view, _ = await source.look()
                 headers = {"Stream-Next-Offset": str(Offset(0, view.next)), "Cache-Control": "no-store"}
+                headers |= {"Stream-Closed": "true"} if view.closed else {}
                 return Response(headers={**headers, "Content-Type": view.content_type})
             case "POST":
                 return await self._append(request, runtime, source)
@@ -87,28 +94,37 @@ class ActorChannels:
         return page.response(cache=False) if offset == NOW else cacheable(request, page)
 
     async def _append(self, request: Request, runtime: Runtime, source: "ChannelSource") -> Response:
-        channel = source.channel
-        kind = runtime.types.get(source.address.partition("-")[0])
-        if kind is None or not kind.options.public or channel.name.startswith("$"):
-            raise NotAuthorized(
-                f"{source.address}/{channel.name}: only channels of actors whose class is public=True, and "
-                "is hosted by this silo, can be appended to from outside"
-            )
-        if any(name in request.headers for name in ("producer-id", "stream-seq", "stream-closed")):
-            raise bad_request("the channel of an actor takes no Producer-, Stream-Seq or Stream-Closed headers")
-        body = await read_body(request, self._options.max_body)
-        if not json_mode.is_json(request.headers.get("content-type", "")):
+        write = write_of(headers_of(request), await read_body(request, self._options.max_body))
+        if write.seq is not None:
+            raise bad_request("the channel of an actor takes no Stream-Seq: Producer-Id, -Epoch and -Seq say more")
+        if write.body and not json_mode.is_json(write.content_type):
             raise Problem(409, "StreamConflict", "the content type of actors' channels is application/json")
-        try:
-            messages = json_mode.split(body)
-        except ValueError as error:
-            raise bad_request(str(error)) from None
-        if not messages:
-            raise bad_request("an empty array appends nothing")
-        for message in messages:
-            await channel.publish(msgspec.json.decode(message))
+        values = _values(write.body)
+        ref = ActorRef(source.address, options=Options(timeout=PATIENCE, outside=True))
+        verdict: tuple[Any, ...] = ("closed",)
+        with contextlib.suppress(ChannelClosed):
+            verdict = await runtime.ask(ref, APPEND, (source.channel.name, values, write.close, write.producer), {})
         view, _ = await source.look()
-        return Response(status_code=204, headers={"Stream-Next-Offset": str(Offset(0, view.next))})
+        appended = Appended("ok", 0, view.next, view.closed)
+        if verdict[0] == "closed":
+            appended = Appended("closed", 0, view.next, view.closed, "the channel is closed")
+        elif write.producer is not None:
+            code, epoch, seq, detail = verdict
+            appended = Appended(code, 0, view.next, view.closed, detail, epoch, seq)
+        return response_to(write, appended)
+
+
+def _values(body: bytes) -> list[object]:
+    """The messages of a body; none if there is none. Raises ``Problem``."""
+    if not body:
+        return []
+    try:
+        messages = json_mode.split(body)
+    except ValueError as error:
+        raise bad_request(str(error)) from None
+    if not messages:
+        raise bad_request("an empty array appends nothing")
+    return [read_json(message) for message in messages]
 
 
 class ChannelSource:
@@ -130,10 +146,10 @@ class ChannelSource:
             id=f"{self.address}/{self.channel.name}".encode().hex(),
             content_type="application/json",
             lifetime=Lifetime(),
-            closed=False,
+            closed=head.closed,
             generation=0,
             born=0,
-            next=head.next,
+            next=head.next - head.closed,  # the entry that closes it is no message
             segments=[],
         )
         return view, head.first
@@ -166,7 +182,9 @@ class ChannelSource:
 
 class _ChannelTail(Tail):
     def entry(self, event: Event) -> Entry | None:
-        return None if event.kind == "closed" else (event.offset, _json(event.kind, event.data), DATA)
+        if event.kind == "closed":
+            return (event.offset, b"", CLOSED if event.data else GONE)
+        return (event.offset, _json(event.kind, event.data), DATA)
 
 
 def _value(item: ChannelItem) -> object:

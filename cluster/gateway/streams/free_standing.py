@@ -73,14 +73,7 @@ class Streams:
 
     async def _append(self, request: Request, path: str) -> Response:
         write = write_of(headers_of(request), await read_body(request, self._options.max_body))
-        appended = await self._appender.append(path, write)
-        if appended.code in _PROBLEMS:
-            raise _refusal(appended, write)
-        headers = _place(appended)
-        if appended.epoch is not None:
-            headers |= {"Producer-Epoch": str(appended.epoch), "Producer-Seq": str(appended.seq)}
-        told = write.producer is not None and write.body and appended.code == "ok"
-        return Response(status_code=200 if told else 204, headers=headers)
+        return response_to(write, await self._appender.append(path, write))
 
     async def _read(self, request: Request, source: StreamSource, stream: Stream) -> Response:
         live, offset = live_of(request.query_params), offset_of(request.query_params)
@@ -125,6 +118,17 @@ def _checked(outcome: Outcome) -> Outcome:
         return outcome
     status, name = found
     raise Problem(status, name, outcome.detail, headers={"Retry-After": "1"} if status == 503 else {})
+
+
+def response_to(write: Write, appended: Appended) -> Response:
+    """The response to a write. Raises ``Problem`` if it was refused."""
+    if appended.code in _PROBLEMS:
+        raise _refusal(appended, write)
+    headers = _place(appended)
+    if appended.epoch is not None:
+        headers |= {"Producer-Epoch": str(appended.epoch), "Producer-Seq": str(appended.seq)}
+    told = write.producer is not None and write.body and appended.code == "ok"
+    return Response(status_code=200 if told else 204, headers=headers)
 
 
 def _refusal(appended: Appended, write: Write) -> Problem:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from actors.errors import ClusterUnavailable
+from actors.errors import ClusterUnavailable, OffsetGone
 from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
@@ -84,8 +84,8 @@ class LiveReader:
                     page = _grown(page, await tail.next(min(left, _HEARTBEAT)))
                 except TimeoutError:
                     yield b":\n\n"
-                except (EOFError, ClusterUnavailable):
-                    return
+                except (EOFError, ClusterUnavailable, OffsetGone):
+                    return  # the reader comes again, and hears what there is
                 else:
                     yield _frames(page, cursor)
                     if page.closed:

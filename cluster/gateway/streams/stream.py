@@ -4,7 +4,8 @@ import time
 from typing import NamedTuple
 
 from actors import Actor, ActorError, actor_ref, handler
-from cluster.gateway.streams import json_mode, producers
+from actors.producers import Producer, judge
+from cluster.gateway.streams import json_mode
 from cluster.gateway.streams.entries import read_entries
 from cluster.gateway.streams.names import index_address
 from cluster.gateway.streams.offsets import Offset, parse_offset
@@ -18,7 +19,6 @@ from cluster.gateway.streams.stream_state import (
     Creation,
     Lifetime,
     Outcome,
-    Producer,
     Segment,
     StreamState,
     View,
@@ -111,7 +111,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
                 return self._appended("invalid", detail="an empty array appends nothing")
         if write.producer is not None:
             name, epoch, seq = write.producer
-            verdict = producers.judge(state.producers.get(name), epoch, seq)
+            verdict = judge(state.producers.get(name), epoch, seq)
             if verdict.code != "ok":
                 return self._appended(verdict.code, detail=verdict.detail, epoch=verdict.epoch, seq=verdict.seq)
         if write.seq is not None:

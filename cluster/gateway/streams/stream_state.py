@@ -4,6 +4,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from actors.producers import Producer
+
 LOG = "log"
 """The channel that holds a stream's appends."""
 
@@ -43,13 +45,6 @@ class Lifetime(msgspec.Struct, frozen=True, array_like=True):
 
     def __bool__(self) -> bool:
         return self.ttl is not None or bool(self.expires_at)
-
-
-class Producer(msgspec.Struct, array_like=True):
-    """What an idempotent producer has written last."""
-
-    epoch: int
-    seq: int
 
 
 class StreamState(msgspec.Struct):

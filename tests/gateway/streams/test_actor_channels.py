@@ -1,9 +1,13 @@
 """The channels of actors, as streams."""
 
 import json
+from pathlib import Path
 
 from actors import actor_ref
 from cluster import Silo
+from cluster.etcd import EtcdServer
+from tests.cluster.house import House
+from tests.gateway.conftest import OPTIONS, Open, Shut
 from tests.gateway.http_client import Gateway
 
 JSON = {"Content_Type": "application/json"}
@@ -65,3 +69,72 @@ async def test_what_json_cannot_say_is_told_as_such(silo: Silo, gateway: Gateway
 async def test_the_gateways_own_actors_are_no_streams(silo: Silo, gateway: Gateway) -> None:
     await gateway.put("s", "text", Content_Type="text/plain")
     assert (await gateway.get("durable_stream-s/log")).status == 404
+
+
+async def test_a_post_of_several_messages_is_one_append_by_a_producer(silo: Silo, gateway: Gateway) -> None:
+    def producer(epoch: int, seq: int) -> dict[str, str]:
+        return {**JSON, "Producer_Id": "p", "Producer_Epoch": str(epoch), "Producer_Seq": str(seq)}
+
+    first = await gateway.post("open-1/output", "[1,2,3]", **producer(0, 0))
+    assert (first.status, first.headers["producer-seq"], first.next_offset) == (200, "0", f"{0:016d}_{3:016d}")
+    again = await gateway.post("open-1/output", "[1,2,3]", **producer(0, 0))
+    assert (again.status, again.next_offset) == (204, first.next_offset)
+    gap = await gateway.post("open-1/output", "[9]", **producer(0, 2))
+    assert (gap.status, gap.headers["producer-expected-seq"], gap.headers["producer-received-seq"]) == (409, "1", "2")
+    assert (await gateway.post("open-1/output", "[4]", **producer(1, 0))).status == 200
+    fenced = await gateway.post("open-1/output", "[9]", **producer(0, 1))
+    assert (fenced.status, fenced.headers["producer-epoch"]) == (403, "1")
+    assert (await gateway.post("open-1/output", "[9]", **{**JSON, "Producer_Id": "p"})).status == 400
+    assert (await gateway.post("open-1/output", "[9]", **JSON, Stream_Seq="a")).status == 400
+    assert (await gateway.get("open-1/output")).json == [1, 2, 3, 4]
+
+
+async def test_a_channel_is_closed(silo: Silo, gateway: Gateway) -> None:
+    await gateway.post("open-1/output", "[1]", **JSON)
+    async with gateway.events("open-1/output", "offset=-1") as events:
+        assert await anext(events) == ("data", "[1]")
+        await anext(events)
+        closing = {"Producer_Id": "p", "Producer_Epoch": "0", "Producer_Seq": "0", "Stream_Closed": "true"}
+        closed = await gateway.post("open-1/output", "[2]", **JSON, **closing)
+        assert (closed.status, closed.headers["stream-closed"]) == (200, "true")
+        assert await anext(events) == ("data", "[2]")
+        rest = [json.loads(data) async for name, data in events if name == "control"]
+    assert rest[-1]["streamClosed"] is True
+    assert rest[-1]["streamNextOffset"] == closed.next_offset
+    assert (await gateway.post("open-1/output", "[2]", **JSON, **closing)).status == 204, "a repeat"
+    assert (await gateway.post("open-1/output", "", Stream_Closed="true")).status == 204, "closing again is fine"
+    late = await gateway.post("open-1/output", "[3]", **JSON)
+    assert (late.status, late.headers["stream-closed"], late.next_offset) == (409, "true", closed.next_offset)
+    head = await gateway("HEAD", "/v1/stream/open-1/output")
+    assert (head.headers["stream-closed"], head.next_offset) == ("true", closed.next_offset)
+    page = await gateway.get("open-1/output")
+    assert (page.json, page.headers["stream-closed"]) == ([1, 2], "true")
+    for live in ("long-poll", "sse"):
+        there = await gateway.get("open-1/output", f"offset={closed.next_offset}&live={live}")
+        assert there.status == (204 if live == "long-poll" else 200)
+    shut = await gateway.post("shut-1/output", "", Stream_Closed="true")
+    assert (shut.status, shut.json["type"]) == (403, "NotAuthorized")
+
+
+async def test_what_was_trimmed_is_gone(silo: Silo, gateway: Gateway) -> None:
+    for number in range(10):
+        await actor_ref("short-1").say(str(number))
+    assert (await gateway.get("short-1/output")).json == ["7", "8", "9"]
+    gone = await gateway.get("short-1/output", f"offset={0:016d}_{6:016d}")
+    assert (gone.status, gone.json["type"]) == (410, "OffsetGone")
+    assert (await gateway.get("short-1/output", f"offset={0:016d}_{7:016d}")).json == ["7", "8", "9"]
+
+
+async def test_a_channel_is_written_through_a_silo_that_does_not_host_its_class(
+    etcd_server: EtcdServer, tmp_path: Path
+) -> None:
+    async with House(etcd_server, tmp_path, lease_ttl=2) as house:
+        await house.start("a", actors=[Open, Shut])
+        (other,) = await house.start("b", actors=[], http="127.0.0.1:0", gateway=OPTIONS)
+        assert other.http is not None
+        gateway = Gateway(other.http)
+        assert (await gateway.post("open-1/output", "[1,2]", **JSON)).status == 204
+        assert (await gateway.get("open-1/output")).json == [1, 2]
+        assert (await gateway.post("shut-1/output", "1", **JSON)).status == 403
+        assert (await gateway.post("open-1/output", "", Stream_Closed="true")).status == 204
+        assert (await gateway.post("open-1/output", "[3]", **JSON)).status == 409
