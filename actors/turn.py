@@ -492,7 +492,8 @@ class Turn:
         """The reader is gone."""
         self.left = True
         if self.spec.name == SUBSCRIBE and self.task is not None:
-            self.task.cancel()  # it does nothing but read
+            # It does nothing but read. One that has not begun yet must begin: else it would not end in good order.
+            self.activation.runtime.loop.call_soon(self.task.cancel)
         else:
             self._wake()
 

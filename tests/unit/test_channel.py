@@ -26,7 +26,7 @@ from actors import (
     handler,
     records,
 )
-from actors.builtin import APPEND
+from actors.builtin import APPEND, SUBSCRIBE
 from actors.effects import Effects
 from actors.envelope import Mode, Reply, Request
 from actors.ports import Commit, StoreUnavailable
@@ -763,3 +763,16 @@ async def test_only_public_classes_are_appended_to(start: Start, store: Scripted
         await append("a", address="wire-1")
     with pytest.raises(UnknownHandler, match="no channels"):
         await append("a", address="fleeting-1")
+
+
+async def test_a_reader_that_leaves_at_once_does_not_keep_its_actor_awake(start: Start) -> None:
+    """Its turn has a task by then, which has not begun yet."""
+    runtime = start(Wire)
+    await actor_ref("wire-1").tell("a")
+    activation = runtime.activations["wire-1"]
+    arguments = codec.encode(["output", None])
+    activation.accept(Request(1_000, "wire-1", SUBSCRIBE, arguments, Mode.STREAM, 0.0, "m"), runtime.local)
+    assert activation._beside is not None
+    next(iter(activation._beside)).leave()
+    activation.request_deactivation()
+    await until(lambda: "wire-1" not in runtime.activations, "the actor sleeps")
