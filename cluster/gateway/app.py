@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -83,6 +83,7 @@ class Gateway:
 
     def close(self) -> None:
         """Let live readers go: the silo is about to leave."""
+        self._actors.close()
         self._hub.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,8 +91,8 @@ class Gateway:
         await self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1000})
+        if scope["type"] == "websocket":
+            await self._converse(scope, receive, send)
             return
         incoming = Incoming(scope, receive)
         request = Request(scope, incoming.receive)
@@ -107,13 +108,28 @@ class Gateway:
         await incoming.drain()
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            raw = _raw_path(scope)
+            if not raw.startswith(ACTORS.encode()):
+                raise Problem(404, "NotFound", f"WebSockets are under {ACTORS}")
+            socket = self._actors.socket(HTTPConnection(scope), self._serving(), raw[len(ACTORS) :])
+        except (Problem, ActorError) as error:
+            await response_for(error)(scope, receive, send)
+        else:
+            await socket.run(receive, send)
+
+    def _serving(self) -> Runtime:
+        """The engine, for what is called in this task."""
         runtime = self._runtime()
         if runtime is None:
             raise Problem(503, "ClusterUnavailable", "this silo takes no messages now", headers={"Retry-After": "1"})
         current_caller.set(runtime)
-        raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-        raw = raw.partition(b"?")[0]
+        return runtime
+
+    async def _answer(self, request: Request) -> Response:
+        runtime = self._serving()
+        raw = _raw_path(request.scope)
         chat = self._chats.find(raw)
         if chat is not None:
             return await chat[0].handle(request, runtime, chat[1])
@@ -132,3 +148,9 @@ class Gateway:
         if channel is not None:
             return await self._channels.handle(request, runtime, channel)
         return await self._streams.handle(request, runtime.store, path)
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path as the client has sent it, percent-encoded."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.partition(b"?")[0]

@@ -27,10 +27,11 @@ _entries = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw, str])
 class Entry:
     """An event, with the forms in which readers get it: each is made once, however many they are."""
 
-    __slots__ = ("_json", "_sse", "event")
+    __slots__ = ("_frame", "_json", "_sse", "event")
 
     def __init__(self, event: Event) -> None:
         self.event = event
+        self._frame: str | None = None
         self._json: bytes | None = None
         self._sse: bytes | None = None
 
@@ -51,6 +52,15 @@ class Entry:
             kind = b"" if self.event.kind == "item" else b"event: %s\n" % self.event.kind.encode()
             self._sse = b"id: %d\n%sdata: %s\n\n" % (self.event.offset, kind, self.json)
         return self._sse
+
+    @property
+    def frame(self) -> str:
+        """The members that all frames of WebSockets that tell of it have in common, and the closing brace."""
+        if self._frame is None:
+            event = self.event
+            turn = f'"turn":{to_json(event.turn).decode()},' if event.turn else ""
+            self._frame = f'"offset":{event.offset},"kind":"{event.kind}",{turn}"data":{self.json.decode()}}}'
+        return self._frame
 
 
 class Feed:

@@ -47,6 +47,8 @@ class GatewayOptions:
     max_body: int = _setting("Bytes of a request's body.", default=32 * 2**20)
     max_chunk: int = _setting("Bytes, about, of one answer of a stream.", default=4 * 2**20)
     max_frame: int = _setting("Bytes of a WebSocket message.", default=2**20)
+    max_socket_requests: int = _setting("Requests that are open at once on a WebSocket.", default=64)
+    max_socket_subscriptions: int = _setting("Subscriptions that are open at once on a WebSocket.", default=256)
     head_timeout: float = _setting("Seconds that the head of a request may take.", default=10.0)
     keep_alive_timeout: float = _setting("Seconds between two requests on a connection.", default=75.0)
     stall_timeout: float = _setting("Seconds in which a client must send or take enough.", default=20.0)

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Final, TypeVar
+from weakref import WeakSet
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 
 from actors import actor_ref
@@ -13,7 +14,8 @@ from actors.runtime import Runtime
 from cluster.gateway.actors.event_stream import items_response
 from cluster.gateway.actors.events import ChannelEvents
 from cluster.gateway.actors.messages import Message, arguments_of
-from cluster.gateway.actors.paths import Path, check_hosted, check_key, parse_path, timeout_of
+from cluster.gateway.actors.paths import ROOT, Path, check_hosted, check_key, parse_path, timeout_of
+from cluster.gateway.actors.socket import Socket
 from cluster.gateway.auth import Verb, grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.hub import Hub
@@ -34,7 +36,27 @@ class ActorRoutes:
 
     def __init__(self, options: GatewayOptions, hub: Hub) -> None:
         self._options = options
+        self._hub = hub
         self._events = ChannelEvents(hub)
+        self._sockets: WeakSet[Socket] = WeakSet()
+
+    def close(self) -> None:
+        """Let the clients of WebSockets go: the silo is about to leave."""
+        for socket in list(self._sockets):
+            socket.end(1012, "this silo is leaving; connect again")
+
+    def socket(self, connection: HTTPConnection, runtime: Runtime, raw: bytes) -> Socket:
+        """The WebSocket at the raw path behind ``ROOT``. Raises ``Problem`` or an ``ActorError``."""
+        path = parse_path(raw)
+        if path.action != "ws":
+            raise Problem(404, "NotFound", f"the WebSocket of an actor is {ROOT}ADDRESS/ws")
+        grant = grant_of(connection)
+        if not any(grant.allows(verb, path.address) for verb in _VERBS.values()):
+            grant.check("read", path.address)
+        check_hosted(runtime, path.address)
+        socket = Socket(runtime, self._hub, grant, path.address, self._options)
+        self._sockets.add(socket)
+        return socket
 
     async def handle(self, request: Request, runtime: Runtime, raw: bytes) -> Response:
         """Any request to the raw path behind ``ROOT``. Raises ``Problem`` or an ``ActorError``."""

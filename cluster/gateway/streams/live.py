@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from actors.errors import ClusterUnavailable, OffsetGone
+from actors.errors import ActorError, ClusterUnavailable
 from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
@@ -75,21 +75,19 @@ class LiveReader:
             yield _frames(page, cursor)
         if not page.at_tail or page.closed:
             return
-        async with source.tail(view, self._hub) as tail:
-            while True:
-                left = end - time.monotonic()
-                if left <= 0:
-                    return
-                try:
-                    page = _grown(page, await tail.next(min(left, _HEARTBEAT)))
-                except TimeoutError:
-                    yield b":\n\n"
-                except (EOFError, ClusterUnavailable, OffsetGone):
-                    return  # the reader comes again, and hears what there is
-                else:
-                    yield _frames(page, cursor)
-                    if page.closed:
-                        return
+        try:
+            async with source.tail(view, self._hub) as tail:
+                while (left := end - time.monotonic()) > 0:
+                    try:
+                        page = _grown(page, await tail.next(min(left, _HEARTBEAT)))
+                    except TimeoutError:
+                        yield b":\n\n"
+                    else:
+                        yield _frames(page, cursor)
+                        if page.closed:
+                            return
+        except (EOFError, ActorError):  # it is gone, or the silo leaves: what the reader has says how to go on
+            return
 
 
 def _grown(page: Page, entries: list[Entry]) -> Page:

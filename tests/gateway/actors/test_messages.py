@@ -209,3 +209,19 @@ async def test_many_at_once_come_in_the_order_in_which_they_were_sent(gateway: G
     assert (await post(gateway, "desk-1/ask/words")).json == [str(number) for number in range(20)]
     replies = await asyncio.gather(*(post(gateway, f"desk-{number}/ask", number) for number in range(50)))
     assert [reply.json for reply in replies] == list(range(50))
+
+
+async def test_an_interrupt_stops_the_turn_that_runs(silo: Silo, gateway: Gateway) -> None:
+    asking = asyncio.create_task(post(gateway, "desk-1/ask/wait", "never"))
+    await eventually("the turn runs", lambda: _is_waited_for("never"))
+    stopped = await post(gateway, "desk-1/interrupt", {"reason": "enough"})
+    assert (stopped.status, stopped.json) == (202, {"interrupted": True})
+    interrupted = await asking
+    assert (interrupted.status, interrupted.json["type"]) == (409, "TurnInterrupted")
+    assert (await gateway("POST", "/v1/actors/desk-1/interrupt")).json == {"interrupted": False}
+    for wrong in (5, {"reason": 5}, {"reason": "x" * 1001}, ["x"]):
+        assert (await post(gateway, "desk-1/interrupt", wrong)).status == 400
+
+
+def _is_waited_for(name: str) -> bool:
+    return bool(gate(name)._waiters)
