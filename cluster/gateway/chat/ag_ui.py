@@ -11,6 +11,8 @@ import msgspec
 
 from cluster.gateway.chat.message import Messages
 from cluster.gateway.chat.run import End, Happening, Piece, Reset
+from cluster.gateway.json_values import read_json, to_json
+from cluster.gateway.problems import bad_request
 
 AgUiEvent: TypeAlias = dict[str, object]
 
@@ -24,9 +26,12 @@ class Post(msgspec.Struct, kw_only=True, rename="camel"):
 
 
 def read_post(body: bytes) -> tuple[Post, Messages]:
-    """The request in a body, and its messages. Raises ``ValueError`` that says what is wrong with it."""
-    post = msgspec.json.decode(body, type=Post)
-    return post, Messages(post.messages)
+    """The request in a body, and its messages. Raises ``Problem`` that says what is wrong with it."""
+    try:
+        post = msgspec.convert(read_json(body), Post)
+        return post, Messages(post.messages)
+    except ValueError as error:
+        raise bad_request(f"this is no RunAgentInput of AG-UI: {error}") from None
 
 
 class Position(NamedTuple):
@@ -177,10 +182,7 @@ def failed(message_id: str) -> AgUiEvent:
 
 def encode(events: Iterable[tuple[Position, AgUiEvent]]) -> bytes:
     """The events as server-sent events with ids."""
-    return b"".join(
-        f"id: {position}\ndata: ".encode() + msgspec.json.encode(event, enc_hook=str) + b"\n\n"
-        for position, event in events
-    )
+    return b"".join(f"id: {position}\ndata: ".encode() + to_json(event) + b"\n\n" for position, event in events)
 
 
 _OWN: Final[dict[str, tuple[str, ...]]] = {

@@ -12,6 +12,8 @@ import msgspec
 
 from cluster.gateway.chat.message import Messages
 from cluster.gateway.chat.run import End, Happening, Piece, Reset
+from cluster.gateway.json_values import read_json, to_json
+from cluster.gateway.problems import bad_request
 
 Chunk: TypeAlias = dict[str, object]
 Check: TypeAlias = Callable[[object], bool]
@@ -31,9 +33,12 @@ class Post(msgspec.Struct, kw_only=True):
 
 
 def read_post(body: bytes) -> tuple[Post, Messages]:
-    """The request in a body, and its messages. Raises ``ValueError`` that says what is wrong with it."""
-    post = msgspec.json.decode(body, type=Post)
-    return post, Messages(post.messages)
+    """The request in a body, and its messages. Raises ``Problem`` that says what is wrong with it."""
+    try:
+        post = msgspec.convert(read_json(body), Post)
+        return post, Messages(post.messages)
+    except ValueError as error:
+        raise bad_request(f"this is no request of the AI SDK's chat: {error}") from None
 
 
 def key_of(post: Post, messages: Messages, last_run: str) -> str:
@@ -128,7 +133,7 @@ def failed(message_id: str) -> Chunk:
 
 def encode(chunks: Sequence[Chunk]) -> bytes:
     """The chunks as server-sent events."""
-    return b"".join(b"data: " + msgspec.json.encode(chunk, enc_hook=str) + b"\n\n" for chunk in chunks)
+    return b"".join(b"data: " + to_json(chunk) + b"\n\n" for chunk in chunks)
 
 
 def as_chunk(piece: Piece, channel: str) -> Chunk:

@@ -1,37 +1,38 @@
 """The HTTP of chats: ``POST`` begins a turn and tells it, ``GET`` tells it again to who was cut off, stop stops it."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from actors import ActorRef, ClusterUnavailable, Receipt, actor_ref
+from actors import ActorRef, actor_ref
 from actors.actor import ActorType
-from actors.address import check_key
+from actors.address import check_key as check_actor_key
+from actors.errors import ClusterUnavailable, OffsetGone
+from actors.ref import Options
 from actors.runtime import Runtime
 from actors.turn_log import WATCH
+from cluster.gateway.actors.event_stream import COMMENT, HEARTBEAT
+from cluster.gateway.actors.paths import check_key
+from cluster.gateway.actors.routes import check_reason
 from cluster.gateway.auth import Grant, grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.chat import ag_ui, ai_sdk
-from cluster.gateway.chat.chat import Chat, check_paths
+from cluster.gateway.chat.chat import Chat
 from cluster.gateway.chat.deliveries import Deliveries
-from cluster.gateway.chat.event_stream import HEARTBEAT, BrokenOff, EventStream
+from cluster.gateway.chat.event_stream import BreakableStream, BrokenOff
 from cluster.gateway.chat.message import share_of
 from cluster.gateway.chat.run import Happening, follow
 from cluster.gateway.chat.run_index import chat_of_run, note_run
 from cluster.gateway.chat.turns import Run, current_run, find_run
 from cluster.gateway.hub import Hub
+from cluster.gateway.json_values import read_json
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
-
-PATIENCE: Final = 15.0
-"""Seconds of silence after which a comment says that the connection is alive."""
 
 MEMORY: Final = 60.0
 """Seconds for which a turn that has ended is told to clients that were cut off before they had its end."""
@@ -41,20 +42,13 @@ class Chats:
     """Answers the requests to the chats of a gateway. Raises ``ValueError`` for chats that cannot work."""
 
     def __init__(self, options: GatewayOptions, types: Mapping[str, ActorType], hub: Hub) -> None:
-        check_paths(options.chats)
-        teller = Teller(hub)
         kinds = {"ai-sdk": AiSdkChat, "ag-ui": AgUiChat}
-        self._chats = {chat.path: kinds[chat.protocol](chat, options, types, teller) for chat in options.chats}
-        self._teller = teller
+        self._chats = {chat.path: kinds[chat.protocol](chat, options, types, hub) for chat in options.chats}
 
     @property
     def paths(self) -> list[str]:
         """Where the chats are."""
         return list(self._chats)
-
-    def close(self) -> None:
-        """Let all readers go: their clients come again, to another silo."""
-        self._teller.closing.set()
 
     def find(self, path: bytes) -> "tuple[ChatRoute, str] | None":
         """The chat that a path is of, and what of the path follows; None if it is no chat's. Raises ``Problem``."""
@@ -65,47 +59,36 @@ class Chats:
         return None
 
 
-class Teller:
-    """Tells turns, as long as the silo stays and the grant of who reads lasts."""
+async def _happenings(
+    runtime: Runtime, hub: Hub, run: Run, grant: Grant, after: int = -1
+) -> AsyncGenerator[Sequence[Happening], None]:
+    """What happens in a turn, as long as the silo stays and the grant lasts.
 
-    def __init__(self, hub: Hub) -> None:
-        self.hub = hub
-        self.closing = asyncio.Event()
+    Raises ``BrokenOff`` where its reader has to come again. An empty batch says that nothing happens.
+    """
 
-    async def happenings(
-        self, runtime: Runtime, run: Run, grant: Grant, after: int = -1
-    ) -> AsyncGenerator[Sequence[Happening], None]:
-        """What happens in a turn. Raises ``BrokenOff`` where a reader has to come again."""
-        async with contextlib.aclosing(follow(runtime.store, self.hub, run, patience=PATIENCE, after=after)) as batches:
-            while True:
-                coming = asyncio.ensure_future(anext(batches, None))
-                closing = asyncio.ensure_future(self.closing.wait())
-                left = None if grant.expires is None else max(grant.expires - time.time(), 0.0)
-                try:
-                    await asyncio.wait({coming, closing}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                    if not coming.done():
-                        raise BrokenOff
-                    batch = coming.result()
-                except ClusterUnavailable:  # the actor could not be reached for long
-                    raise BrokenOff from None
-                finally:
-                    closing.cancel()
-                    if not coming.done():
-                        coming.cancel()
-                        await asyncio.wait({coming})
-                if batch is None:
-                    return
+    def left() -> float:
+        return float("inf") if grant.expires is None else grant.expires - time.time()
+
+    batches = follow(runtime.store, hub, run, patience=lambda: min(HEARTBEAT, max(left(), 0.01)), after=after)
+    async with contextlib.aclosing(batches):
+        try:
+            async for batch in batches:
+                if left() <= 0:
+                    raise BrokenOff
                 yield batch
+        except ClusterUnavailable:
+            raise BrokenOff from None
 
 
 class ChatRoute:
     """What the protocols have in common: where the chats' actors are, how a turn begins and is stopped."""
 
-    def __init__(self, chat: Chat, options: GatewayOptions, types: Mapping[str, ActorType], teller: Teller) -> None:
+    def __init__(self, chat: Chat, options: GatewayOptions, types: Mapping[str, ActorType], hub: Hub) -> None:
         self.chat = chat
         self._options = options
         self._share = share_of(chat, types)
-        self._teller = teller
+        self._hub = hub
 
     async def handle(self, request: Request, runtime: Runtime, rest: str) -> Response:
         """Any request below the chat's path. Raises ``Problem`` or an ``ActorError``."""
@@ -122,17 +105,18 @@ class ChatRoute:
     def address(self, chat_id: str) -> str:
         """The address of a chat. Raises ``Problem`` if its id cannot be the key of an actor."""
         try:
-            check_key(chat_id)
+            check_actor_key(chat_id)
         except ValueError as error:
             raise bad_request(f"the id of a chat is the key of an actor: {error}", name="InvalidChatId") from None
         return f"{self.chat.actor}-{chat_id}"
 
-    async def begin(self, address: str, key: str, value: object) -> Run:
+    async def begin(self, runtime: Runtime, address: str, key: str, value: object) -> Run:
         """Begin the turn, or join the one that was begun with the same key."""
-        ref: ActorRef = actor_ref(address).options(headers={WATCH: "1"}, idempotency_key=key)
-        name = self.chat.handler
-        receipt: Receipt = await (ref.send(value) if name == "receive" else getattr(ref, name).send(value))
-        return Run(address, self.chat.channel, receipt.message_id)
+        options = Options(headers=((WATCH, "1"),), idempotency_key=key, outside=True)
+        handler = "" if self.chat.handler == "receive" else self.chat.handler
+        receipt = await runtime.send(ActorRef(address, options=options), handler, (value,), {})
+        found = await find_run(runtime.store, address, self.chat.channel, message_id=receipt.message_id)
+        return found or Run(address, self.chat.channel, receipt.message_id)
 
     async def current(self, runtime: Runtime, address: str) -> Run | None:
         """The turn of the chat that runs, or will next, or was the last."""
@@ -152,8 +136,8 @@ class ChatRoute:
 class AiSdkChat(ChatRoute):
     """``POST <path>``, ``GET <path>/<chat>/stream``, ``POST <path>/<chat>/stop``."""
 
-    def __init__(self, chat: Chat, options: GatewayOptions, types: Mapping[str, ActorType], teller: Teller) -> None:
-        super().__init__(chat, options, types, teller)
+    def __init__(self, chat: Chat, options: GatewayOptions, types: Mapping[str, ActorType], hub: Hub) -> None:
+        super().__init__(chat, options, types, hub)
         self._deliveries = Deliveries()
 
     async def handle(self, request: Request, runtime: Runtime, rest: str) -> Response:
@@ -173,10 +157,7 @@ class AiSdkChat(ChatRoute):
 
     async def _post(self, request: Request, runtime: Runtime) -> Response:
         body = await read_body(request, self._options.max_body)
-        try:
-            post, messages = ai_sdk.read_post(body)
-        except ValueError as error:
-            raise bad_request(f"this is no request of the AI SDK's chat: {error}") from None
+        post, messages = ai_sdk.read_post(body)
         address = self.address(post.id)
         grant = grant_of(request)
         grant.check("send", address)
@@ -184,9 +165,8 @@ class AiSdkChat(ChatRoute):
         last = await self.current(runtime, address) if post.trigger == "regenerate-message" else None
         ended = last.message_id if last is not None and last.end is not None else ""
         key = _key_in(request) or ai_sdk.key_of(post, messages, ended)
-        run = await self.begin(address, key, messages.share(self._share))
-        found = await find_run(runtime.store, address, self.chat.channel, message_id=run.message_id)
-        return self._told(runtime, found or run, request, again=False)
+        run = await self.begin(runtime, address, key, messages.share(self._share))
+        return self._told(runtime, run, request, again=False)
 
     async def _resume(self, request: Request, runtime: Runtime, address: str) -> Response:
         grant_of(request).check("read", address)
@@ -201,7 +181,7 @@ class AiSdkChat(ChatRoute):
 
     def _told(self, runtime: Runtime, run: Run, request: Request, *, again: bool) -> Response:
         events = self._tell(runtime, run, grant_of(request), _reader_of(request), again=again)
-        return EventStream(events, ai_sdk.HEADERS)
+        return BreakableStream(events, ai_sdk.HEADERS)
 
     async def _tell(
         self, runtime: Runtime, run: Run, grant: Grant, reader: str, *, again: bool
@@ -209,13 +189,13 @@ class AiSdkChat(ChatRoute):
         stream = ai_sdk.UIMessageStream(run.message_id, self.chat.channel)
         with self._deliveries.to(reader, run.message_id, again=again) as delivery:
             yield ai_sdk.encode(stream.start())
-            async with contextlib.aclosing(self._teller.happenings(runtime, run, grant)) as batches:
+            async with contextlib.aclosing(_happenings(runtime, self._hub, run, grant)) as batches:
                 try:
                     async for batch in batches:
-                        yield ai_sdk.encode(stream.tell(batch)) if batch else HEARTBEAT
+                        yield ai_sdk.encode(stream.tell(batch)) if batch else COMMENT
                 except ai_sdk.Retracted:
                     raise BrokenOff from None
-                except EOFError:
+                except (EOFError, OffsetGone):
                     yield ai_sdk.encode([ai_sdk.failed(run.message_id)])
             yield ai_sdk.DONE
             delivery.complete = True
@@ -245,10 +225,7 @@ class AgUiChat(ChatRoute):
     async def _post(self, request: Request, runtime: Runtime) -> Response:
         after = _after_in(request)
         body = await read_body(request, self._options.max_body)
-        try:
-            post, messages = ag_ui.read_post(body)
-        except ValueError as error:
-            raise bad_request(f"this is no RunAgentInput: {error}") from None
+        post, messages = ag_ui.read_post(body)
         address = self.address(post.thread_id)
         grant = grant_of(request)
         grant.check("read", address)
@@ -258,8 +235,7 @@ class AgUiChat(ChatRoute):
             grant.check("send", address)
             if not await note_run(run_id, self.chat.path, address):
                 raise Problem(409, "RunIdTaken", "another thread has a run of this id; ids of runs must be unique")
-            run = await self.begin(address, _key(run_id), messages.share(self._share))
-            run = await find_run(runtime.store, address, self.chat.channel, message_id=run.message_id) or run
+            run = await self.begin(runtime, address, _key(run_id), messages.share(self._share))
         else:
             run = await find_run(runtime.store, address, self.chat.channel, key=_key(run_id))
         return self._told(runtime, run, grant, run_id, after, history=post.messages)
@@ -291,7 +267,7 @@ class AgUiChat(ChatRoute):
         run_id: str,
         after: ag_ui.Position,
         *,
-        history: list[dict[str, object]] | None,
+        history: list[dict[str, Any]] | None,
     ) -> Response:
         if run is None:
             raise Problem(404, "RunNotFound", "there is no such run here that these credentials may read")
@@ -303,19 +279,19 @@ class AgUiChat(ChatRoute):
             after=after,
             history=history,
         )
-        return EventStream(self._tell(runtime, run, grant, stream, after), {})
+        return BreakableStream(self._tell(runtime, run, grant, stream, after), {})
 
     async def _tell(
         self, runtime: Runtime, run: Run, grant: Grant, stream: ag_ui.AgUiStream, after: ag_ui.Position
     ) -> AsyncGenerator[bytes, None]:
         yield ag_ui.encode(stream.start())
-        async with contextlib.aclosing(self._teller.happenings(runtime, run, grant, after.offset)) as batches:
+        async with contextlib.aclosing(_happenings(runtime, self._hub, run, grant, after.offset)) as batches:
             try:
                 async for batch in batches:
-                    yield ag_ui.encode(stream.tell(batch)) or HEARTBEAT
+                    yield ag_ui.encode(stream.tell(batch)) or COMMENT
                     if stream.ended:
                         return
-            except EOFError:
+            except (EOFError, OffsetGone):
                 yield ag_ui.encode([(ag_ui.LAST, ag_ui.failed(run.message_id))])
 
 
@@ -331,9 +307,7 @@ def _key(run_id: str) -> str:
 
 def _key_in(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key.encode()) <= 256:
-        raise bad_request("an Idempotency-Key has 1 to 256 bytes")
-    return key
+    return None if key is None else check_key(key)
 
 
 def _after_in(request: Request) -> ag_ui.Position:
@@ -346,16 +320,10 @@ def _after_in(request: Request) -> ag_ui.Position:
 
 def _reason_in(body: bytes) -> str:
     """Why a turn is stopped, if the body of the request says so."""
-    if not body.strip():
-        return ""
-    try:
-        found = msgspec.json.decode(body, type=dict[str, object])
-    except ValueError as error:
-        raise bad_request(f'the body is empty, or {{"reason": "..."}}: {error}') from None
-    reason = found.get("reason", "")
-    if not isinstance(reason, str):
-        raise bad_request("the reason is a text")
-    return reason
+    given = read_json(body) if body.strip() else {}
+    if not isinstance(given, dict) or not isinstance(reason := given.get("reason", ""), str):
+        raise bad_request('stopping takes {"reason": "..."}, or nothing')
+    return check_reason(reason)
 
 
 def _reader_of(request: Request) -> str:

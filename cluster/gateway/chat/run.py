@@ -1,18 +1,19 @@
 """Following one turn of an actor from wherever: what it publishes in its channel, and how it ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, NamedTuple, TypeAlias
 
-import msgspec
-
 from actors import Event, actor_ref
-from actors.channel_log import read_items
 from actors.ports import Store
 from actors.turn_log import TURNS
 from cluster.gateway.chat.turns import Run, TurnEvent, turn_event
+from cluster.gateway.history import History
 from cluster.gateway.hub import Follower, Hub
+from cluster.gateway.json_values import UNREADABLE, to_json
+
+Patience: TypeAlias = Callable[[], float]
 
 _AT_ONCE: Final = 256
 
@@ -43,14 +44,15 @@ Happening: TypeAlias = Piece | Reset | End
 
 
 async def follow(
-    store: Store, hub: Hub, run: Run, *, patience: float, after: int = -1
+    store: Store, hub: Hub, run: Run, *, patience: Patience, after: int = -1
 ) -> AsyncGenerator[Sequence[Happening], None]:
     """Everything that a turn publishes from its beginning, in order, and at last its one ``End``.
 
     What was taken back before this begins is left out; so is that it was, except where the reader has seen it: up to
-    offset ``after``. An empty batch says that nothing has come for ``patience`` seconds. The actor may move and silos
-    may die meanwhile: that is a pause. Raises ``OffsetGone`` if the channel does not retain all of it any more,
-    ``EOFError`` if the actor is deleted, ``ClusterUnavailable`` if it cannot be reached for long.
+    offset ``after``. An empty batch says that nothing has come for as many seconds as ``patience`` gives. The actor may
+    move and silos may die meanwhile: that is a pause. Raises ``OffsetGone`` if the channel does not retain all of it
+    any more, ``EOFError`` if the actor is deleted, ``ClusterUnavailable`` if it cannot be reached for long or this silo
+    leaves.
     """
     ref = actor_ref(run.address)
     async with AsyncExitStack() as exits:
@@ -64,28 +66,28 @@ async def follow(
         taken_back = await _taken_back(store, run, first, after)
         entries = await exits.enter_async_context(hub.follow(ref.channel(run.channel), first - 1 if first else None))
         async for batch in _join(entries, progress, run, patience):
-            yield [piece for piece in batch if not taken_back.covers(piece)]
+            yield [found for found in batch if not taken_back.covers(found)]
 
 
 class _Progress:
     """What ``$turns`` has said of the turn so far."""
 
-    def __init__(self, turns: Follower, run: Run, patience: float) -> None:
+    def __init__(self, turns: Follower, run: Run, patience: Patience) -> None:
         self._turns = turns
+        self._run = run
         self._patience = patience
-        self._message_id = run.message_id
         self.started = run.started
         self.end: TurnEvent | None = run.end
 
     async def advance(self) -> bool:
         """Read on; whether something came."""
         try:
-            events = await self._turns.next(self._patience)
+            events = await self._turns.next(self._patience())
         except TimeoutError:
             return False
         for event in events:
-            found = turn_event(event.offset, event.data) if event.kind == "item" else None
-            if found is None or found.message_id != self._message_id:
+            found = turn_event(event) if event.turn == self._run.message_id else None
+            if found is None:
                 continue
             if found.event == "started" and self.started is None:
                 self.started = found
@@ -98,42 +100,46 @@ class _Progress:
         if self.started is not None:
             return self.started.channels.get(channel, 0)
         assert self.end is not None
-        return self.end.published.get(channel, [(0, 0)])[0][0]
+        return min((first for first, _ in self.end.published.get(channel, [])), default=0)
 
-    def behind(self, channel: str) -> int:
-        """The offset behind the last entry of a turn that has ended."""
-        assert self.end is not None
-        return max((behind for _, behind in self.end.published.get(channel, [])), default=0)
+    def is_over(self, seen: int) -> bool:
+        """Whether the turn has ended, and all that it has published is below an offset."""
+        return self.end is not None and all(
+            seen >= behind for _, behind in self.end.published.get(self._run.channel, [])
+        )
 
 
 async def _join(
-    entries: Follower, progress: _Progress, run: Run, patience: float
+    entries: Follower, progress: _Progress, run: Run, patience: Patience
 ) -> AsyncIterator[Sequence[Happening]]:
     """What comes in the channel, until ``$turns`` says that all of the turn has come."""
     seen = 0  # behind the last entry that was read
     reading: asyncio.Task[list[Event]] | None = None
     advancing: asyncio.Task[bool] | None = None
     try:
-        while progress.end is None or seen < progress.behind(run.channel):
-            if reading is None:
-                reading = asyncio.create_task(entries.next(patience))
+        while not progress.is_over(seen):
+            if reading is None and not entries.ended:
+                reading = asyncio.create_task(entries.next(patience()))
             if advancing is None and progress.end is None:
                 advancing = asyncio.create_task(progress.advance())
-            await asyncio.wait({task for task in (reading, advancing) if task}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                came = _came(reading)
-                reading = None
-                yield [found for event in came if event.turn == run.message_id and (found := _happening(event))]
+            tasks = {task for task in (reading, advancing) if task is not None}
+            if not tasks:
+                raise EOFError
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if reading is not None and reading.done():
+                came, reading = _came(reading), None
                 seen = came[-1].offset + 1 if came else seen
+                yield [found for event in came if (found := _happening(event, run)) is not None]
             if advancing is not None and advancing.done():
-                advancing.result()
-                advancing = None
+                came_on, advancing = advancing.result(), None
+                if not came_on and entries.ended:
+                    yield ()
     finally:
         for task in (reading, advancing):
             if task is not None:
                 task.cancel()
-    end = progress.end
-    yield [End(end.event, end.result, end.reason)]
+    assert progress.end is not None
+    yield [End(progress.end.event, progress.end.result, progress.end.reason)]
 
 
 def _came(reading: "asyncio.Task[list[Event]]") -> list[Event]:
@@ -143,10 +149,22 @@ def _came(reading: "asyncio.Task[list[Event]]") -> list[Event]:
         return []
 
 
-def _happening(event: Event) -> Happening | None:
+def _happening(event: Event, run: Run) -> Happening | None:
+    if event.turn != run.message_id:
+        return None
     if event.kind == "reset":
         return Reset(event.offset, event.data)
-    return Piece(event.offset, event.data) if event.kind == "item" else None
+    return Piece(event.offset, _tellable(event.data)) if event.kind == "item" else None
+
+
+def _tellable(value: object) -> object:
+    """The value, if JSON can say it."""
+    if not isinstance(value, str):
+        try:
+            to_json(value)
+        except ValueError:
+            return UNREADABLE
+    return value
 
 
 class _TakenBack:
@@ -165,13 +183,12 @@ class _TakenBack:
 
 
 async def _taken_back(store: Store, run: Run, first: int, after: int) -> _TakenBack:
-    """The resets that the channel holds from an offset on."""
+    """The resets of the turn that the channel holds from an offset on."""
+    history = History(store, run.address, run.channel)
+    head, _ = await history.head()
     resets: list[Reset] = []
-    while True:
-        rows = await read_items(store, run.address, run.channel, first, 2**63, limit=_AT_ONCE)
-        for offset, item in rows:
-            if item.kind == "reset" and item.turn == run.message_id:
-                resets.append(Reset(offset, msgspec.msgpack.decode(item.data, type=int)))
-        if len(rows) < _AT_ONCE:
-            return _TakenBack(resets, after)
-        first = rows[-1][0] + 1
+    for begin in range(max(first, head.first), head.next, _AT_ONCE):
+        events = await history.read(begin, min(begin + _AT_ONCE, head.next), limit=_AT_ONCE)
+        found = (_happening(event, run) for event in events)
+        resets += [reset for reset in found if isinstance(reset, Reset)]
+    return _TakenBack(resets, after)

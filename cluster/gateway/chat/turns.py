@@ -5,11 +5,10 @@ from typing import Any, Final
 
 import msgspec
 
-from actors import codec
-from actors.channel_log import read_items
+from actors.channel import Event
 from actors.ports import Store
-from actors.records import CHANNEL, ChannelHead
 from actors.turn_log import TURNS
+from cluster.gateway.history import History
 
 FINAL: Final = frozenset({"committed", "failed", "interrupted", "parked"})
 
@@ -38,27 +37,25 @@ class TurnEvent(msgspec.Struct, frozen=True, kw_only=True):
         return self.event in FINAL
 
 
-def turn_event(offset: int, data: object) -> TurnEvent | None:
-    """The entry, or None if it is about something else."""
-    if not isinstance(data, dict) or "event" not in data or "message_id" not in data:
+def turn_event(event: Event) -> TurnEvent | None:
+    """The entry in an event of the channel, or None if it is about something else."""
+    if event.kind != "item" or not isinstance(event.data, dict):
         return None
     try:
-        return msgspec.convert({**data, "offset": offset}, TurnEvent)
+        return msgspec.convert({**event.data, "offset": event.offset}, TurnEvent)
     except msgspec.ValidationError:
         return None
 
 
 async def backwards(store: Store, address: str) -> AsyncIterator[TurnEvent]:
     """The entries that are retained of an actor's ``$turns``, the newest first."""
-    rows = await store.read(address, CHANNEL + TURNS.encode(), CHANNEL + TURNS.encode() + b"\0", limit=1)
-    if not rows:
-        return
-    head = msgspec.msgpack.decode(rows[0][1], type=ChannelHead)
+    history = History(store, address, TURNS)
+    head, _ = await history.head()
     end = head.next
     while end > head.first:
         first = max(head.first, end - _AT_ONCE)
-        for offset, item in reversed(await read_items(store, address, TURNS, first, end, limit=_AT_ONCE)):
-            found = turn_event(offset, codec.decode(item.data, trusted=False)) if item.kind == "item" else None
+        for event in reversed(await history.read(first, end, limit=_AT_ONCE)):
+            found = turn_event(event)
             if found is not None:
                 yield found
         end = first
@@ -75,16 +72,23 @@ class Run(msgspec.Struct, frozen=True):
     started: TurnEvent | None = None
     end: TurnEvent | None = None
 
+    def preceded_by(self, entry: TurnEvent) -> "Run":
+        """The run with an entry that is older than those that it was made of."""
+        if entry.final:
+            return msgspec.structs.replace(self, first=entry, end=self.end or entry)
+        if entry.event == "started":
+            return msgspec.structs.replace(self, first=entry, started=entry)
+        return msgspec.structs.replace(self, first=entry)
+
 
 async def find_run(store: Store, address: str, channel: str, *, message_id: str = "", key: str = "") -> Run | None:
     """The turn of a message, by its id or by its idempotency key; None if nothing is retained of it."""
     run: Run | None = None
     async for entry in backwards(store, address):
-        if run is not None and entry.message_id != run.message_id:
+        wanted = entry.message_id == (run.message_id if run is not None else message_id)
+        if not wanted and not (run is None and key and entry.key == key):
             continue
-        if run is None and not (entry.message_id == message_id or (key and entry.key == key)):
-            continue
-        run = _with(run or Run(address, channel, entry.message_id), entry)
+        run = (run or Run(address, channel, entry.message_id)).preceded_by(entry)
         if entry.event == "accepted":
             break
     return run
@@ -98,8 +102,8 @@ async def current_run(store: Store, address: str, channel: str, handler: str) ->
     async for entry in backwards(store, address):
         if entry.handler != handler:
             continue
-        known = runs.get(entry.message_id)
-        run = runs[entry.message_id] = _with(known or Run(address, channel, entry.message_id), entry)
+        run = runs.get(entry.message_id) or Run(address, channel, entry.message_id)
+        run = runs[entry.message_id] = run.preceded_by(entry)
         if run.end is None and entry.event == "started":
             return run
         if run.end is None and entry.event == "accepted":
@@ -108,12 +112,3 @@ async def current_run(store: Store, address: str, channel: str, handler: str) ->
             ended = run.message_id
     found = waiting or ended
     return runs[found] if found else None
-
-
-def _with(run: Run, entry: TurnEvent) -> Run:
-    """The run with an entry that is older than those that it was made of."""
-    if entry.final:
-        return msgspec.structs.replace(run, first=entry, end=run.end or entry)
-    if entry.event == "started":
-        return msgspec.structs.replace(run, first=entry, started=entry)
-    return msgspec.structs.replace(run, first=entry)
