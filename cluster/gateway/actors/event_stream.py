@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from starlette.responses import Response
@@ -22,13 +23,14 @@ HEADERS: Final[Mapping[str, str]] = {
     "Content-Type": "text/event-stream",
     "X-Accel-Buffering": "no",
 }
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class EventStream(Response):
     """Sends frames as they come. When the client leaves, the generator is closed."""
 
-    def __init__(self, frames: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(headers=HEADERS)
+    def __init__(self, frames: AsyncGenerator[bytes, None], *, headers: Mapping[str, str] = NO_HEADERS) -> None:
+        super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
         self._frames = frames
 

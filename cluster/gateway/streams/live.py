@@ -3,12 +3,13 @@
 import base64
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from actors.errors import ActorError, ClusterUnavailable
+from cluster.gateway.actors.event_stream import COMMENT, HEARTBEAT, NO_HEADERS, EventStream
 from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
@@ -19,7 +20,6 @@ from cluster.gateway.streams.reading import Page
 from cluster.gateway.streams.stream_state import CLOSED, GONE, Entry, View
 
 _LINE = re.compile(rb"\r\n|\r|\n")
-_HEARTBEAT = 15.0
 
 
 class LiveReader:
@@ -59,14 +59,12 @@ class LiveReader:
     def events(self, source: Source, view: View, position: int, cursor: str | None) -> Response:
         """Server-sent events: each batch of data in one event, followed by one that says where it ends."""
         self._check_open()
-        headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-        if not json_mode.is_text(view.content_type):
-            headers["Stream-SSE-Data-Encoding"] = "base64"
-        return StreamingResponse(
-            self._events(source, view, position, cursor), headers={**headers, "Content-Type": "text/event-stream"}
-        )
+        headers = NO_HEADERS if json_mode.is_text(view.content_type) else {"Stream-SSE-Data-Encoding": "base64"}
+        return EventStream(self._events(source, view, position, cursor), headers=headers)
 
-    async def _events(self, source: Source, view: View, position: int, cursor: str | None) -> AsyncIterator[bytes]:
+    async def _events(
+        self, source: Source, view: View, position: int, cursor: str | None
+    ) -> AsyncGenerator[bytes, None]:
         end = time.monotonic() + self._options.event_stream_lifetime
         page = await Page.read(source, view, position, limit=self._options.max_chunk)
         yield _frames(page, cursor)
@@ -79,9 +77,9 @@ class LiveReader:
             async with source.tail(view, self._hub) as tail:
                 while (left := end - time.monotonic()) > 0:
                     try:
-                        page = _grown(page, await tail.next(min(left, _HEARTBEAT)))
+                        page = _grown(page, await tail.next(min(left, HEARTBEAT)))
                     except TimeoutError:
-                        yield b":\n\n"
+                        yield COMMENT
                     else:
                         yield _frames(page, cursor)
                         if page.closed:
