@@ -26,6 +26,7 @@ from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
 from cluster.gateway import BUILTIN, Gateway, GatewayOptions, check_types
+from cluster.gateway.app import PREFIX
 from cluster.gateway.health import Condition, health_routes
 from cluster.gateway.openapi import openapi_route
 from cluster.gateway.server import Server
@@ -211,7 +212,7 @@ class Silo:
             Route("/parked", self._gateway.authenticated(self._parked_page)),
             *self._gateway.mounts,
         ]
-        self._server = Server(options, routes)
+        self._server = Server(options, routes, direct={PREFIX: self._gateway})
         self.http = await self._server.start(listen)
 
     async def _start_alone(self, store: Store) -> None:

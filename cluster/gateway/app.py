@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
@@ -29,6 +30,9 @@ from cluster.gateway.streams.names import RESERVED, ROOT, check_path
 from cluster.gateway.streams.subscription_routes import Subscriptions
 
 log = logging.getLogger("cluster.gateway")
+
+
+PREFIX: Final = "/v1/"
 
 
 class Gateway:
@@ -65,9 +69,9 @@ class Gateway:
 
     @property
     def mounts(self) -> list[BaseRoute]:
-        """Where it belongs in a larger application. The last ones take what nothing else does."""
+        """Where it belongs beside ``/v1/``. The last ones take what nothing else does."""
         chats = [route for path in self._chats.paths for route in (Route(path, self), Mount(path, self))]
-        return [Mount("/v1", self), *chats, *self._pages]
+        return [*chats, *self._pages]
 
     def authenticated(self, app: ASGIApp) -> ASGIApp:
         """Another application that is told who asks, in the way of the gateway."""

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.gateway.connection import HttpConnection, ServerConfig
 from cluster.gateway.options import GatewayOptions
@@ -30,11 +32,22 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Server:
-    """Serves routes over HTTP and WebSocket. What no route answers gets problem details."""
+    """Serves routes over HTTP and WebSocket. What no route answers gets problem details.
 
-    def __init__(self, options: GatewayOptions, routes: Sequence[BaseRoute]) -> None:
+    ``direct``: applications by the beginning of the paths to which they answer everything. They get requests at once:
+    the way through routes and their error handling is long, and each open connection holds on to it.
+    """
+
+    def __init__(
+        self,
+        options: GatewayOptions,
+        routes: Sequence[BaseRoute],
+        *,
+        direct: Mapping[str, ASGIApp] = MappingProxyType({}),
+    ) -> None:
         self._options = options
-        self._app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Exception: _fail})
+        self._routed = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Exception: _fail})
+        self._direct = direct
         self._server: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -57,6 +70,7 @@ class Server:
             log_level="warning",  # below that it logs URLs, and there may be tokens in them
             access_log=False,
             server_header=False,
+            interface="asgi3",
             lifespan="off",
             timeout_graceful_shutdown=1,
             timeout_keep_alive=options.keep_alive_timeout,  # type: ignore[arg-type]  # it is only slept for
@@ -65,6 +79,12 @@ class Server:
         self._server = _Uvicorn(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]))
         return address
+
+    def _app(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        for prefix, app in self._direct.items():
+            if scope["path"].startswith(prefix):
+                return app(scope, receive, send)
+        return self._routed(scope, receive, send)
 
     async def stop(self) -> None:
         """Stop listening; requests under way have a second to end, and clients to take what is theirs."""
