@@ -33,6 +33,11 @@ class HttpConnection(HttpToolsProtocol):
     A bad request behind a good one does not harm the good one's answer, which then is the last.
     """
 
+    # Not in the instance's dict: that has a shape that all connections share as long as it has no more than 30 keys.
+    __slots__ = (
+        "_begun", "_body_size", "_head_size", "_in_head", "_limits", "_refused", "_stalls", "_timer", "_waits",
+    )  # fmt: skip
+
     def __init__(
         self,
         config: ServerConfig,
