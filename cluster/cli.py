@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from actors.settings import Settings
-from cluster import cli_drain, cli_parked, cli_show, cli_talk
+from cluster import cli_drain, cli_gateway, cli_parked, cli_show, cli_talk
 from cluster.app import AppError, load_actors
+from cluster.cli_gateway import with_gateway
 from cluster.cli_options import (
     Apps,
     Cluster,
@@ -37,9 +38,11 @@ from cluster.cli_options import (
 from cluster.dev import run_and_reload
 from cluster.etcd import EtcdServerFailed
 from cluster.exit_status import ExitStatus, complain
+from cluster.gateway import GatewayOptions
 from cluster.local_cluster import LocalCluster, run_until_signal
 from cluster.serve import die_with_parent, run, serve
 from cluster.silo import Silo
+from cluster.transport.options import is_loopback
 
 app = typer.Typer(
     help="Run silos and talk to actors. Every option can also come from the environment or a TOML file (--config).",
@@ -50,9 +53,11 @@ app = typer.Typer(
 
 
 @app.command()
+@with_gateway
 def start(
     apps: Apps,
     *,
+    gateway: GatewayOptions,
     etcd: EtcdOption = None,
     listen: Annotated[
         str, typer.Option(help="host:port for silos and clients.", envvar="SILO_LISTEN")
@@ -106,11 +111,9 @@ def start(
 
     def make() -> Silo:
         if insecure and not listen.startswith(("127.", "localhost:", "[::1]")) and not (token or tls_ca):
-            print(
-                f"silo: WARNING: --insecure: whoever reaches {listen} can run code on this machine",
-                file=sys.stderr,
-                flush=True,
-            )
+            _warn(f"whoever reaches {listen} can run code on this machine")
+        if insecure and http is not None and not (gateway.has_auth or is_loopback(http)):
+            _warn(f"whoever reaches {http} can read, change and delete every actor and stream")
         return Silo(
             actors,
             etcd=etcd or None,
@@ -131,15 +134,18 @@ def start(
             lease_ttl=lease_ttl,
             drain_limit=drain_limit,
             settings=Settings(call_timeout=call_timeout, max_payload=max_payload),
+            gateway=gateway,
         )
 
     raise typer.Exit(run(lambda: serve(make)))
 
 
 @app.command()
+@with_gateway
 def up(
     apps: Apps,
     *,
+    gateway: GatewayOptions,
     silos: Annotated[int, typer.Option(help="How many silos.", envvar="SILO_SILOS", min=1)] = 3,
     data: Annotated[Path, typer.Option(help="Folder of etcd and the store.", envvar="SILO_DATA")] = Path(".silo"),
     etcd: Annotated[str | None, typer.Option(help="Use this etcd instead of an own one.", envvar="SILO_ETCD")] = None,
@@ -160,6 +166,7 @@ def up(
             etcd=etcd,
             usual_ports=True,
             options=["--log-level", log_level],
+            environment=gateway.to_environment(),
         )
     except EtcdServerFailed as error:
         raise typer.Exit(complain(error, ExitStatus.FAILED)) from None
@@ -167,13 +174,13 @@ def up(
 
 
 @app.command()
+@with_gateway
 def dev(
     apps: Apps,
     *,
+    gateway: GatewayOptions,
     listen: Listen = "127.0.0.1:7400",
-    http: Annotated[
-        str, typer.Option(help="host:port for /healthz and /readyz.", envvar="SILO_HTTP")
-    ] = "127.0.0.1:7480",
+    http: Annotated[str, typer.Option(help="host:port of the HTTP gateway.", envvar="SILO_HTTP")] = "127.0.0.1:7480",
     store: Store = "sqlite:///.silo/dev.db",
     reload: Annotated[bool, typer.Option(help="Restart when a file beside the app changes.")] = True,
     log_level: LogLevel = "info",
@@ -184,10 +191,15 @@ def dev(
         Path(".silo").mkdir(exist_ok=True)
     options = ["--listen", listen, "--http", http, "--name", "dev", "--log-level", log_level]
     if reload:
-        raise typer.Exit(run(lambda: run_and_reload(apps, [*apps, *options], store=store)))
+        environment = {"SILO_STORE": store, **gateway.to_environment()}
+        raise typer.Exit(run(lambda: run_and_reload(apps, [*apps, *options], environment=environment)))
     log_to_stderr(log_level, "dev")
     actors = _actors(apps)
-    raise typer.Exit(run(lambda: serve(lambda: Silo(actors, listen=listen, http=http, store=store, name="dev"))))
+
+    def make() -> Silo:
+        return Silo(actors, listen=listen, http=http, store=store, name="dev", gateway=gateway)
+
+    raise typer.Exit(run(lambda: serve(make)))
 
 
 for _command in (
@@ -201,6 +213,7 @@ for _command in (
     cli_parked.parked,
     cli_talk.delete,
     cli_drain.drain,
+    cli_gateway.token,
 ):
     app.command()(_command)
 
@@ -212,6 +225,10 @@ def _actors(apps: list[str]) -> list[Any]:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         raise typer.Exit(complain(error, ExitStatus.USAGE)) from None
+
+
+def _warn(danger: str) -> None:
+    print(f"silo: WARNING: --insecure: {danger}", file=sys.stderr, flush=True)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:

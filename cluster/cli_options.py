@@ -31,6 +31,8 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     for name, value in settings.items():
         if isinstance(value, dict):  # labels
             settings[name] = [f"{key}={item}" for key, item in value.items()]
+        elif name not in repeatable and isinstance(value, list):  # cors_origins
+            settings[name] = ",".join(map(str, value))
         elif name in repeatable and not isinstance(value, list):
             settings[name] = [value]
     context.default_map = {**(context.default_map or {}), **settings}
@@ -60,7 +62,7 @@ EtcdCert = Annotated[str | None, typer.Option(help="PEM file: certificate for et
 EtcdKey = Annotated[str | None, typer.Option(help="PEM file: key for etcd.", envvar="SILO_ETCD_KEY")]
 EtcdUser = Annotated[str | None, typer.Option(help="etcd user.", envvar="SILO_ETCD_USER")]
 EtcdPassword = Annotated[str | None, typer.Option(help="etcd password.", envvar="SILO_ETCD_PASSWORD")]
-Http = Annotated[str | None, typer.Option(help="host:port for /healthz and /readyz.", envvar="SILO_HTTP")]
+Http = Annotated[str | None, typer.Option(help="host:port of the HTTP gateway.", envvar="SILO_HTTP")]
 Store = Annotated[str, typer.Option(help="memory:, sqlite:///path", envvar="SILO_STORE")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.", envvar="SILO_LOG_LEVEL")]
 Listen = Annotated[str, typer.Option(help="host:port for silos and clients.", envvar="SILO_LISTEN")]

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from watchfiles import PythonFilter, awatch
@@ -13,8 +13,10 @@ from cluster.exit_status import ExitStatus, complain
 from cluster.signals import StopSignals
 
 
-async def run_and_reload(apps: Sequence[str], command: Sequence[str], *, store: str) -> int:
+async def run_and_reload(apps: Sequence[str], command: Sequence[str], *, environment: Mapping[str, str]) -> int:
     """Run ``silo start`` with ``command``, restart it on every change of a Python file beside the apps.
+
+    ``environment``: further settings, which may be secret: everybody can read the arguments of a process.
 
     A silo that ends by itself (the app does not import any more) is started again at the next change. If the first one
     ends so, before there was any change, the command ends with its exit status.
@@ -24,7 +26,7 @@ async def run_and_reload(apps: Sequence[str], command: Sequence[str], *, store: 
         if not folder.is_dir():
             return complain(f"there is no folder {folder} to watch", ExitStatus.USAGE)
     signals = StopSignals()
-    child = await _start(command, store)
+    child = await _start(command, environment)
     first = asyncio.create_task(_give_up_with(child, signals))
     try:
         async for changes in awatch(*folders, watch_filter=PythonFilter(), stop_event=signals.asked, step=100):
@@ -32,7 +34,7 @@ async def run_and_reload(apps: Sequence[str], command: Sequence[str], *, store: 
             print(f"silo: {names} changed; restarting", file=sys.stderr, flush=True)
             first.cancel()
             await _end(child)
-            child = await _start(command, store)
+            child = await _start(command, environment)
     finally:
         first.cancel()
         await _end(child)
@@ -44,13 +46,12 @@ async def _give_up_with(child: asyncio.subprocess.Process, signals: StopSignals)
     signals.asked.set()
 
 
-async def _start(command: Sequence[str], store: str) -> asyncio.subprocess.Process:
+async def _start(command: Sequence[str], settings: Mapping[str, str]) -> asyncio.subprocess.Process:
     # What is set for this command is in ``command``; SILO_ETCD would make the silo a member of a real cluster.
-    environment = {name: value for name, value in os.environ.items() if name not in ("SILO_CONFIG", "SILO_ETCD")}
-    environment["SILO_STORE"] = store  # not an argument: everybody can read those, and it may hold a password
+    inherited = {name: value for name, value in os.environ.items() if name not in ("SILO_CONFIG", "SILO_ETCD")}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cluster.cli", "start", *command, "--parent-pid", str(os.getpid()),
-        start_new_session=True, env=environment,
+        start_new_session=True, env={**inherited, **settings},
     )  # fmt: skip
 
 

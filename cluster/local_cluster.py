@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -63,6 +63,7 @@ class SiloProcess:
 class LocalCluster:
     """An etcd and ``silos`` silo processes that share a SQLite store in ``directory``.
 
+    ``options`` are added to each silo's arguments, ``environment`` is for what may be secret.
     With ``usual_ports`` etcd and the first silo take the ports that commands look at by default, where they are free.
     As a context manager: entering returns when all silos are ready; leaving drains them. Raises ``EtcdServerFailed`` or
     ``RuntimeError`` if something does not start; what was started is stopped.
@@ -78,6 +79,7 @@ class LocalCluster:
         etcd: str | None = None,
         usual_ports: bool = False,
         options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._apps = list(apps)
         self._count = silos
@@ -90,6 +92,8 @@ class LocalCluster:
         self._usual_ports = usual_ports
         self._etcd = etcd
         self._options = list(options)
+        # The store is no argument: everybody can read those, and it may hold a password.
+        self._environment = {"SILO_STORE": self._store, **(environment or {})}
         self.silos: list[SiloProcess] = []
 
     @property
@@ -125,15 +129,14 @@ class LocalCluster:
             "--etcd", self.etcd, "--name", name, "--listen", f"127.0.0.1:{port}",
             "--http", "127.0.0.1:0", "--parent-pid", str(os.getpid()), *self._options,
         ]  # fmt: skip
-        environment = {name: value for name, value in os.environ.items() if name != "SILO_CONFIG"}  # that of `silo up`
-        environment["SILO_STORE"] = self._store  # not an argument: everybody can read those, and it may hold a password
+        inherited = {name: value for name, value in os.environ.items() if name != "SILO_CONFIG"}  # that of `silo up`
         # A session of its own: Ctrl-C in the terminal is for this process, which drains the silos in order.
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=environment,
+            env={**inherited, **self._environment},
         )
         return SiloProcess(name, process)
 

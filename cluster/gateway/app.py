@@ -15,6 +15,7 @@ from actors.ref import current_caller
 from actors.runtime import Runtime
 from cluster.gateway.actors.paths import ROOT as ACTORS
 from cluster.gateway.actors.routes import ActorRoutes
+from cluster.gateway.auth import Verb, grant_of
 from cluster.gateway.auth.guard import Guard
 from cluster.gateway.body import Incoming
 from cluster.gateway.chat.routes import Chats
@@ -26,10 +27,13 @@ from cluster.gateway.security import BrowserSecurity
 from cluster.gateway.streams.actor_channels import ActorChannels
 from cluster.gateway.streams.free_standing import Streams
 from cluster.gateway.streams.live import LiveReader
-from cluster.gateway.streams.names import RESERVED, ROOT, check_path
+from cluster.gateway.streams.names import RESERVED, ROOT, check_path, resources
 from cluster.gateway.streams.subscription_routes import Subscriptions
 
 log = logging.getLogger("cluster.gateway")
+
+_VERBS: Final[Mapping[str, Verb]] = {"GET": "read", "HEAD": "read", "POST": "send", "PUT": "send"}
+"""What one does to a stream; everything else takes it away from others."""
 
 
 PREFIX: Final = "/v1/"
@@ -146,8 +150,9 @@ class Gateway:
             path = check_path(name)
         except ValueError as error:
             raise bad_request(str(error)) from None
-        if path.partition("/")[0] == RESERVED:
+        if path.partition("/")[0] == RESERVED:  # it has verbs of its own
             return await self._subscriptions.handle(request, path.removeprefix(RESERVED).lstrip("/"))
+        grant_of(request).check(_VERBS.get(request.method, "admin"), *resources(path))
         channel = self._channels.find(runtime, path)
         if channel is not None:
             return await self._channels.handle(request, runtime, channel)

@@ -3,9 +3,9 @@
 import asyncio
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
-from cluster.gateway.problems import Problem
+from cluster.gateway.problems import Problem, response_for
 
 _MOST_UNREAD = 64 * 2**20
 _PATIENCE = 5.0  # seconds for the rest of a body that nobody wants
@@ -67,3 +67,10 @@ class Incoming:
                     size += len((await self.receive()).get("body", b""))
         except TimeoutError:
             pass
+
+
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or the handshake of a WebSocket, that goes no further."""
+    if scope["type"] == "http":
+        await Incoming(scope, receive).drain()
+    await response_for(problem)(scope, receive, send)

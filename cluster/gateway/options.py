@@ -58,7 +58,6 @@ class GatewayOptions:
     event_stream_lifetime: float = _setting("Seconds that server-sent events of a stream last.", default=60.0)
     local_webhooks: bool = _setting("Webhooks may go to this machine over plain HTTP, for development.", default=True)
     pages: str | None = _setting("Folder of web pages that is served to everybody at /.", default=None)
-
     chats: tuple[Chat, ...] = _setting("Which chat clients talk to which actors (--chat, SILO_CHAT).", default=())
 
     def __post_init__(self) -> None:
@@ -102,7 +101,7 @@ class GatewayOptions:
         found: dict[str, Any] = {}
         for name, convert in _READERS.items():
             text = environment.get(variable(name))
-            if text is not None:
+            if text:
                 try:
                     found[name] = convert(text)
                 except ValueError:
@@ -114,8 +113,8 @@ class GatewayOptions:
         found: dict[str, str] = {}
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
-            if value != setting.default:
-                found[variable(setting.name)] = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found[variable(setting.name)] = "" if value is None else text
         return found
 
 
@@ -135,7 +134,8 @@ def _shown(name: str, text: str) -> str:
     return "..." if name == "auth_secret" else repr(text)
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """What is between the commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
@@ -149,8 +149,8 @@ _BY_TYPE: Final[dict[object, Any]] = {
     float: float,
     int: int,
     bool: _flag,
-    str | None: lambda text: text or None,
-    tuple[str, ...]: _words,
+    str | None: str,
+    tuple[str, ...]: words,
     tuple[Chat, ...]: parse_chats,
 }
 _READERS: Final = {name: _BY_TYPE[kind] for name, kind in get_type_hints(GatewayOptions).items()}

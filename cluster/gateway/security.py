@@ -4,16 +4,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.gateway.body import refuse
 from cluster.gateway.options import GatewayOptions
-from cluster.gateway.problems import Problem, response_for
+from cluster.gateway.problems import Problem
 from cluster.gateway.streams.stream_headers import EXPOSED
 from cluster.transport.options import is_loopback
 
 _METHODS = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
 _ALLOWED = (
-    "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Stream-Seq, Stream-TTL, "
-    "Stream-Expires-At, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, Producer-Id, "
-    "Producer-Epoch, Producer-Seq"
+    "Authorization, Cache-Control, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Stream-Seq, "
+    "Stream-TTL, Stream-Expires-At, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, "
+    "Producer-Id, Producer-Epoch, Producer-Seq, Prefer, X-Run-Id"
 )
 
 
@@ -29,23 +30,30 @@ class BrowserSecurity:
         self._options = options
         self._open_to_all = open_to_all
         policy = b"cross-origin" if options.cors_origins else b"same-origin"
-        self._own = [(b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", policy)]
+        self._own = [
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"cross-origin-resource-policy", policy),
+        ]
+        if options.has_auth:
+            self._own.append((b"vary", b"Authorization"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         request = Headers(scope=scope)
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 message["headers"] = [*message["headers"], *self._own]
                 if self._options.cors_origins:
                     self._let_in(MutableHeaders(scope=message), request)
             await send(message)
 
-        if scope["method"] == "OPTIONS":
+        method = scope.get("method", "WEBSOCKET")
+        if method == "OPTIONS":
             preflight = {
                 "Access-Control-Allow-Methods": _METHODS,
                 "Access-Control-Allow-Headers": _ALLOWED,
@@ -53,22 +61,24 @@ class BrowserSecurity:
             }
             await Response(status_code=204, headers=preflight)(scope, receive, send_with_headers)
             return
-        refused = self._refusal(scope["method"], request)
-        await (self._app if refused is None else refused)(scope, receive, send_with_headers)
+        problem = self._problem(method, request)
+        if problem is not None:
+            await refuse(problem, scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
 
-    def _refusal(self, method: str, request: Headers) -> Response | None:
+    def _problem(self, method: str, request: Headers) -> Problem | None:
         """What a browser is told that was led here by a page which has no business here."""
         host, origin = request.get("host", ""), request.get("origin")
         if not self._open_to_all and not is_loopback(host if ":" in host.rpartition("]")[2] else f"{host}:80"):
-            return response_for(Problem(403, "NotAuthorized", "this gateway answers only under a name of this machine"))
+            return Problem(403, "NotAuthorized", "this gateway answers only under a name of this machine")
         allowed = self._options.cors_origins
         if origin is None or method in ("GET", "HEAD") or "*" in allowed or origin in allowed:
             return None
         if origin.partition("://")[2] == host:
             return None
-        return response_for(
-            Problem(403, "NotAuthorized", "pages of this origin may not write here; see SILO_CORS_ORIGINS")
-        )
+        detail = "pages of this origin may not write here, or open a WebSocket; see SILO_CORS_ORIGINS"
+        return Problem(403, "NotAuthorized", detail)
 
     def _let_in(self, headers: MutableHeaders, request: Headers) -> None:
         options = self._options

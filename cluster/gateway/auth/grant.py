@@ -58,7 +58,7 @@ def _covers(own: str, pattern: str) -> bool:
     return own in ("**", pattern) or ("**" not in pattern.split("/") and _matches(own, pattern))
 
 
-_matches = lru_cache(maxsize=4096)(matches)
+_matches = lru_cache(maxsize=1024)(matches)
 
 ALL: Final = Grant(patterns=("**",), verbs=frozenset(VERBS))
 """The grant of everybody where the gateway asks nobody who they are."""

@@ -1,19 +1,92 @@
-"""What requests pass before anything of the gateway looks at them."""
+"""What requests pass before anything of the gateway looks at them: who asks, and whether it asks for too much."""
 
-from starlette.types import ASGIApp
+import re
+from contextlib import ExitStack
+from typing import Final
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.gateway.auth.bearer import take_bearer
+from cluster.gateway.auth.clients import Clients, name_of_address, name_of_token
+from cluster.gateway.auth.grant import Grant
+from cluster.gateway.auth.tokens import Tokens
+from cluster.gateway.body import refuse
 from cluster.gateway.options import GatewayOptions
+from cluster.gateway.problems import Problem
+
+_OTHER_CREDENTIALS: Final = re.compile(r"/v1/stream/__ds/(jwks\.json|subscriptions/[^/]+/(callback|ack|release))")
+"""What everybody may read, and what the holder of a wake calls with the token of that."""
 
 
 class Guard:
-    def __init__(self, options: GatewayOptions) -> None:
-        self._options = options
+    """Middleware, the same for all of a silo's applications that are not open to everybody.
 
-    def wrap(self, app: ASGIApp) -> ASGIApp:
-        return app
+    Where tokens are configured, a request needs one. Its grant is in ``scope["state"]["grant"]``: who answers it checks
+    that before it looks anything up, so that what is refused is refused in the same way whether it exists or not. The
+    number of requests is limited for each token, and for each address that sends none; without tokens not for this
+    machine, whose users are trusted then.
+    """
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._tokens = Tokens(options) if options.has_auth else None
+        self._clients = Clients(options)
 
     async def start(self) -> None:
-        pass
+        """Read the keys of tokens. Raises ``ValueError`` for a file that has none."""
+        if self._tokens is not None:
+            await self._tokens.start()
 
     async def stop(self) -> None:
-        pass
+        """End what ``start`` began."""
+        if self._tokens is not None:
+            await self._tokens.stop()
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """The application, behind the guard."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] not in ("http", "websocket"):
+                await app(scope, receive, send)
+                return
+            with ExitStack() as open_requests:
+                try:
+                    client = await self._identify(scope)
+                    if client:
+                        open_requests.enter_context(self._clients.admitted(client))
+                except Problem as problem:
+                    await refuse(problem, scope, receive, send)
+                    return
+                await app(scope, receive, _choosing_subprotocol(scope, send))
+
+        return guarded
+
+    async def _identify(self, scope: Scope) -> str:
+        """Find the grant of a request. Returns the name under which it is counted, "" for not at all."""
+        address = name_of_address(scope)
+        if self._tokens is None:
+            return address
+        state = scope.setdefault("state", {})
+        if scope["type"] == "http" and _OTHER_CREDENTIALS.fullmatch(scope["path"]):
+            state["grant"] = Grant()
+            return address or "this machine"
+        try:
+            token, from_url = take_bearer(scope)
+            state["grant"] = await self._tokens.grant(token, from_url=from_url)
+        except Problem:
+            self._clients.count(address or "this machine")
+            raise
+        return name_of_token(token)
+
+
+def _choosing_subprotocol(scope: Scope, send: Send) -> Send:
+    """Browsers want one of the subprotocols that they offered, and the token is none."""
+    offered: list[str] = scope.get("subprotocols", [])
+    if not offered:
+        return send
+
+    async def choose(message: Message) -> None:
+        if message["type"] == "websocket.accept" and message.get("subprotocol") is None:
+            message = {**message, "subprotocol": offered[0]}
+        await send(message)
+
+    return choose

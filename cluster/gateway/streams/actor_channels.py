@@ -19,6 +19,7 @@ from actors.ports import Store
 from actors.records import CHANNEL, FLOOR, ChannelHead, ChannelItem
 from actors.ref import ActorRef, Options
 from actors.runtime import Runtime
+from cluster.gateway.auth import grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.hub import Hub
 from cluster.gateway.json_values import read_json
@@ -85,11 +86,11 @@ class ActorChannels:
             if offset.generation or offset.position > view.next:
                 raise bad_request(f"the offset {offset} is beyond the tail of the channel", name="OffsetBeyondTail")
             position = offset.position
-        cursor = request.query_params.get("cursor")
+        cursor, until = request.query_params.get("cursor"), grant_of(request).expires
         if live == "sse":
-            return self._live.events(source, view, position, cursor)
+            return self._live.events(source, view, position, cursor, until=until)
         if live == "long-poll":
-            return await self._live.poll(source, view, position, cursor, wait=offset == NOW)
+            return await self._live.poll(source, view, position, cursor, wait=offset == NOW, until=until)
         page = await Page.read(source, view, position, limit=self._options.max_chunk)
         return page.response(cache=False) if offset == NOW else cacheable(request, page)
 

@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from actors.ports import Store
+from cluster.gateway.auth import grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
 from cluster.gateway.streams.appender import PATIENCE, Appender
 from cluster.gateway.streams.entries import StreamSource
 from cluster.gateway.streams.live import LiveReader
-from cluster.gateway.streams.names import ROOT, stream_key
+from cluster.gateway.streams.names import ROOT, path_of_reference, resources, stream_key
 from cluster.gateway.streams.offsets import NOW, START, Offset
 from cluster.gateway.streams.reading import Page, cacheable
 from cluster.gateway.streams.stream import Stream
@@ -62,6 +63,9 @@ class Streams:
     async def _create(self, request: Request, path: str, stream: Stream) -> Response:
         body = await read_body(request, self._options.max_body)
         wanted = creation_of(path, headers_of(request), body)
+        if wanted.fork is not None:
+            source = path_of_reference(request.headers["stream-forked-from"])
+            grant_of(request).check("read", *resources(source))
         outcome = await stream.create(wanted)
         while outcome.code == "again":
             outcome = await stream.create(wanted)
@@ -79,11 +83,11 @@ class Streams:
         live, offset = live_of(request.query_params), offset_of(request.query_params)
         view = _view(_checked(await stream.look(use=True)))
         position = position_of(offset, view)
-        cursor = request.query_params.get("cursor")
+        cursor, until = request.query_params.get("cursor"), grant_of(request).expires
         if live == "sse":
-            return self._live.events(source, view, position, cursor)
+            return self._live.events(source, view, position, cursor, until=until)
         if live == "long-poll":
-            return await self._live.poll(source, view, position, cursor, wait=offset == NOW)
+            return await self._live.poll(source, view, position, cursor, wait=offset == NOW, until=until)
         page = await Page.read(source, view, position, limit=self._options.max_chunk)
         if offset == NOW:
             return page.response(cache=False)

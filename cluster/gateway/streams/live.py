@@ -33,12 +33,17 @@ class LiveReader:
         if self._hub.closed:
             raise Problem(503, "ClusterUnavailable", "this silo is leaving; try again", headers={"Retry-After": "1"})
 
-    async def poll(self, source: Source, view: View, position: int, cursor: str | None, *, wait: bool) -> Response:
-        """What is there, or comes within the timeout; 204 if nothing does. ``wait``: what is there does not count."""
+    async def poll(
+        self, source: Source, view: View, position: int, cursor: str | None, *, wait: bool, until: float | None
+    ) -> Response:
+        """What is there, or comes within the timeout; 204 if nothing does.
+
+        ``wait``: what is there does not count. ``until``: seconds since 1970 up to which the client may read.
+        """
         self._check_open()
         page = await Page.read(source, view, position, limit=self._options.max_chunk)
         if not page.entries and not view.closed:
-            page = await self._next_page(source, page)
+            page = await self._next_page(source, page, _left(self._options.long_poll_timeout, until))
         following = next_cursor(time.time(), cursor)
         if page.entries:
             return page.response(cache=not wait, cursor=following)
@@ -47,25 +52,29 @@ class LiveReader:
             headers["Stream-Cursor"] = following
         return Response(status_code=204, headers=headers)
 
-    async def _next_page(self, source: Source, page: Page) -> Page:
+    async def _next_page(self, source: Source, page: Page, timeout: float) -> Page:
         async with source.tail(page.view, self._hub) as tail:
             try:
-                return _grown(page, await tail.next(self._options.long_poll_timeout))
+                return _grown(page, await tail.next(timeout))
             except (TimeoutError, ClusterUnavailable):
                 return page
             except EOFError:
                 raise Problem(404, "StreamNotFound", "the stream was deleted while it was read") from None
 
-    def events(self, source: Source, view: View, position: int, cursor: str | None) -> Response:
-        """Server-sent events: each batch of data in one event, followed by one that says where it ends."""
+    def events(self, source: Source, view: View, position: int, cursor: str | None, *, until: float | None) -> Response:
+        """Server-sent events: each batch of data in one event, followed by one that says where it ends.
+
+        ``until``: seconds since 1970 up to which the client may read.
+        """
         self._check_open()
         headers = NO_HEADERS if json_mode.is_text(view.content_type) else {"Stream-SSE-Data-Encoding": "base64"}
-        return EventStream(self._events(source, view, position, cursor), headers=headers)
+        lifetime = _left(self._options.event_stream_lifetime, until)
+        return EventStream(self._events(source, view, position, cursor, lifetime), headers=headers)
 
     async def _events(
-        self, source: Source, view: View, position: int, cursor: str | None
+        self, source: Source, view: View, position: int, cursor: str | None, lifetime: float
     ) -> AsyncGenerator[bytes, None]:
-        end = time.monotonic() + self._options.event_stream_lifetime
+        end = time.monotonic() + lifetime
         page = await Page.read(source, view, position, limit=self._options.max_chunk)
         yield _frames(page, cursor)
         while not page.at_tail and page.entries:
@@ -86,6 +95,11 @@ class LiveReader:
                             return
         except (EOFError, ActorError):  # it is gone, or the silo leaves: what the reader has says how to go on
             return
+
+
+def _left(most: float, until: float | None) -> float:
+    """For how many seconds a client may wait."""
+    return most if until is None else max(0.0, min(most, until - time.time()))
 
 
 def _grown(page: Page, entries: list[Entry]) -> Page:

@@ -5,7 +5,7 @@ import zlib
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from actors.address import MAX_KEY_BYTES
+from actors.address import MAX_KEY_BYTES, is_address
 
 ROOT = "/v1/stream/"
 RESERVED = "__ds"
@@ -56,6 +56,17 @@ def path_of_reference(reference: str) -> str:
     if not reference.startswith(ROOT):
         raise ValueError(f"Stream-Forked-From must be the path of a stream, {ROOT}<name>, not {reference!r}")
     return check_path(reference[len(ROOT) :].encode("latin-1", "replace"))
+
+
+def resources(path: str) -> tuple[str, ...]:
+    """Under which names a stream's path may be granted: by its own, and if it may be an actor's channel by the actor's.
+
+    That is said of its form alone, so that nobody learns from a refusal which types of actors there are.
+    """
+    address, slash, channel = path.partition("/")
+    if slash and "/" not in channel and is_address(address):
+        return address, path
+    return (path,)
 
 
 def stream_address(path: str) -> str:

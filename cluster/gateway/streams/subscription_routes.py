@@ -8,12 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from actors import actor_ref
+from cluster.gateway.auth import Grant, grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
 from cluster.gateway.streams.appender import PATIENCE
 from cluster.gateway.streams.free_standing import root_of
-from cluster.gateway.streams.names import RESERVED, ROOT, check_path, stream_key
+from cluster.gateway.streams.names import RESERVED, ROOT, check_path, resources, stream_key
 from cluster.gateway.streams.offsets import parse_offset
 from cluster.gateway.streams.subscription import Subscription
 from cluster.gateway.streams.subscription_state import (
@@ -82,6 +83,15 @@ class Subscriptions:
         match request.method, path.split("/", 3):
             case "GET" | "HEAD", ["jwks.json"]:
                 return await _jwks()
+            case "POST", ["subscriptions", name, "callback" | "ack"]:
+                return await self._acknowledge(request, name)
+            case "POST", ["subscriptions", name, "release"]:
+                held = await _body(request, _Held)
+                self._checked_wake(await _subscription(name).give_back(_grasp(request, held)))
+                return Response(status_code=204)
+        grant = grant_of(request)
+        grant.check("admin", f"{RESERVED}/{path}")
+        match request.method, path.split("/", 3):
             case "PUT", ["subscriptions", name] if name:
                 return await self._configure(request, name)
             case "GET" | "HEAD", ["subscriptions", name] if name:
@@ -91,6 +101,8 @@ class Subscriptions:
                 return Response(status_code=204)
             case "POST", ["subscriptions", name, "streams"]:
                 streams = _paths((await _body(request, _Streams)).streams)
+                for stream in streams:
+                    grant.check("read", *resources(stream))
                 _checked(await _subscription(name).add_streams(streams))
                 return Response(status_code=204)
             case "DELETE", ["subscriptions", name, "streams", stream]:
@@ -98,16 +110,11 @@ class Subscriptions:
                 return Response(status_code=204)
             case "POST", ["subscriptions", name, "claim"]:
                 return await _claim(request, name)
-            case "POST", ["subscriptions", name, "callback" | "ack"]:
-                return await _acknowledge(request, name)
-            case "POST", ["subscriptions", name, "release"]:
-                held = await _body(request, _Held)
-                _checked(await _subscription(name).give_back(_grasp(request, held)))
-                return Response(status_code=204)
         raise _problem(404, "NOT_FOUND", f"{ROOT}{RESERVED}/{path} is nothing that answers {request.method}")
 
     async def _configure(self, request: Request, name: str) -> Response:
         config = self._config(await _body(request, _Wanted))
+        _check(grant_of(request), config)
         root = root_of(request)
         outcome = _checked(await _subscription(name).configure(name, config, root))
         info = _info(outcome.info)
@@ -116,6 +123,22 @@ class Subscriptions:
             signing = {"alg": "ed25519", "kid": keys[0].kid, "jwks_url": f"{root}{RESERVED}/jwks.json"}
             info["webhook"] = {**info["webhook"], "signing": signing}
         return _told(info, status=201 if outcome.code == "created" else 200)
+
+    async def _acknowledge(self, request: Request, name: str) -> Response:
+        held = await _body(request, _Held)
+        for ack in held.acks:
+            try:
+                parse_offset(ack.offset)
+            except ValueError as error:
+                raise _invalid(str(error)) from None
+        outcome = await _subscription(name).acknowledge(_grasp(request, held), held.acks, held.done)
+        return _told({"ok": True, "next_wake": self._checked_wake(outcome).next_wake})
+
+    def _checked_wake(self, outcome: SubscriptionOutcome) -> SubscriptionOutcome:
+        """Of what the token of a wake is enough for: who has none is not told what there is."""
+        if outcome.code == "missing" and self._options.has_auth:
+            outcome = SubscriptionOutcome("fenced")
+        return _checked(outcome)
 
     def _config(self, wanted: _Wanted) -> SubscriptionConfig:
         """The configuration in its normal form. Raises ``Problem``."""
@@ -144,6 +167,16 @@ class Subscriptions:
         raise _invalid('type is "webhook", with webhook.url, or "pull-wake", with wake_stream')
 
 
+def _check(grant: Grant, config: SubscriptionConfig) -> None:
+    """Who is told of appends may read, and whoever says where that is told may write there."""
+    for stream in config.streams:
+        grant.check("read", *resources(stream))
+    if config.pattern is not None:
+        grant.check_pattern("read", config.pattern)
+    if config.wake_stream is not None:
+        grant.check("send", *resources(config.wake_stream))
+
+
 def _subscription(name: str) -> Subscription:
     return Subscription.ref(stream_key(name)).options(timeout=PATIENCE)
 
@@ -162,17 +195,6 @@ async def _claim(request: Request, name: str) -> Response:
             "lease_ttl_ms": outcome.info.config.lease_ttl_ms,
         }
     )
-
-
-async def _acknowledge(request: Request, name: str) -> Response:
-    held = await _body(request, _Held)
-    for ack in held.acks:
-        try:
-            parse_offset(ack.offset)
-        except ValueError as error:
-            raise _invalid(str(error)) from None
-    outcome = _checked(await _subscription(name).acknowledge(_grasp(request, held), held.acks, held.done))
-    return _told({"ok": True, "next_wake": outcome.next_wake})
 
 
 def _grasp(request: Request, held: _Held) -> Grasp:
