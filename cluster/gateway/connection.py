@@ -190,6 +190,8 @@ class HttpConnection(HttpToolsProtocol):
         """The head is complete."""
         if self._size() > self._limits.max_head:
             raise self._head_too_large()
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            raise bad_request("there are several Host headers")
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise Problem(429, "TooManyRequests", f"at most {_MOST_PIPELINED} requests may wait on one connection")
         super().on_headers_complete()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, response_for
 from cluster.gateway.socket_connection import SocketConnection
 
-log = logging.getLogger("cluster.gateway")
+_BACKLOG = 2048
 
 
 class _Uvicorn(uvicorn.Server):
@@ -72,6 +71,7 @@ class Server:
             server_header=False,
             interface="asgi3",
             lifespan="off",
+            backlog=_BACKLOG,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=options.keep_alive_timeout,  # type: ignore[arg-type]  # it is only slept for
         )
@@ -105,6 +105,7 @@ def _bind(listen: str) -> tuple[socket.socket, str]:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host.strip("[]"), int(port)))
+        bound.listen(_BACKLOG)  # who connects before uvicorn runs waits a moment
     except OSError as error:
         bound.close()
         raise OSError(f"cannot listen on {listen}: {error}") from error
@@ -118,6 +119,5 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return response_for(Problem(error.status_code, name, detail, headers=error.headers))
 
 
-async def _fail(request: Request, error: Exception) -> Response:
-    log.error("%s %s could not be answered", request.method, request.url.path, exc_info=error)
+async def _fail(_: Request, error: Exception) -> Response:  # uvicorn logs it
     return response_for(error)

@@ -5,6 +5,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
@@ -71,6 +72,12 @@ class SocketConnection(WebSocketsSansIOProtocol):
             detail = f"this is no handshake of a WebSocket, or a line of it is too long: {self.conn.handshake_exc}"
             self.transport.write(last_words(Problem(400, "BadRequest", detail)))
             self.transport.close()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """See ASGI."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # with a refusal; uvicorn would log that there was none
 
     def handle_ping(self) -> None:
         """Answer a ping, unless the client does not even take what came before."""

@@ -145,6 +145,7 @@ async def house(open_house: Callable[[GatewayOptions], Awaitable[House]]) -> Hou
         b"BREW /take HTTP/1.1\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /take HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET http:// HTTP/1.1\r\nHost: a\r\n\r\n",
         b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST /take HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",

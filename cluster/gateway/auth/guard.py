@@ -14,7 +14,9 @@ from cluster.gateway.body import refuse
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
 
-_OTHER_CREDENTIALS: Final = re.compile(r"/v1/stream/__ds/(jwks\.json|subscriptions/[^/]+/(callback|ack|release))")
+_OTHER_CREDENTIALS: Final = re.compile(
+    r"(GET|HEAD) /v1/stream/__ds/jwks\.json|POST /v1/stream/__ds/subscriptions/[^/]+/(callback|ack|release)"
+)
 """What everybody may read, and what the holder of a wake calls with the token of that."""
 
 
@@ -29,7 +31,7 @@ class Guard:
 
     def __init__(self, options: GatewayOptions) -> None:
         self._tokens = Tokens(options) if options.has_auth else None
-        self._clients = Clients(options)
+        self.clients = Clients(options)
 
     async def start(self) -> None:
         """Read the keys of tokens. Raises ``ValueError`` for a file that has none."""
@@ -43,39 +45,44 @@ class Guard:
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """The application, behind the guard."""
+        return _Guarded(self, app)
 
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] not in ("http", "websocket"):
-                await app(scope, receive, send)
-                return
-            with ExitStack() as open_requests:
-                try:
-                    client = await self._identify(scope)
-                    if client:
-                        open_requests.enter_context(self._clients.admitted(client))
-                except Problem as problem:
-                    await refuse(problem, scope, receive, send)
-                    return
-                await app(scope, receive, _choosing_subprotocol(scope, send))
-
-        return guarded
-
-    async def _identify(self, scope: Scope) -> str:
+    async def identify(self, scope: Scope) -> str:
         """Find the grant of a request. Returns the name under which it is counted, "" for not at all."""
         address = name_of_address(scope)
         if self._tokens is None:
             return address
         state = scope.setdefault("state", {})
-        if scope["type"] == "http" and _OTHER_CREDENTIALS.fullmatch(scope["path"]):
+        if scope["type"] == "http" and _OTHER_CREDENTIALS.fullmatch(f"{scope['method']} {scope['path']}"):
             state["grant"] = Grant()
             return address or "this machine"
         try:
             token, from_url = take_bearer(scope)
             state["grant"] = await self._tokens.grant(token, from_url=from_url)
         except Problem:
-            self._clients.count(address or "this machine")
+            self.clients.count(address or "this machine")
             raise
         return name_of_token(token)
+
+
+class _Guarded:
+    def __init__(self, guard: Guard, app: ASGIApp) -> None:
+        self._guard = guard
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        with ExitStack() as open_requests:
+            try:
+                client = await self._guard.identify(scope)
+                if client:
+                    open_requests.enter_context(self._guard.clients.admitted(client))
+            except Problem as problem:
+                await refuse(problem, scope, receive, send)
+                return
+            await self._app(scope, receive, _choosing_subprotocol(scope, send))
 
 
 def _choosing_subprotocol(scope: Scope, send: Send) -> Send:
