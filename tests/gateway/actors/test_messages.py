@@ -180,7 +180,7 @@ async def test_a_stream_handler_is_told_as_events(gateway: Gateway) -> None:
      ("desk-%00/ask", 400), ("desk-%ff/ask", 400), ("desk-" + "x" * 257 + "/ask", 400), ("desk-1/" + "x" * 5000, 400),
      ("desk-1", 404), ("desk-1/", 404), ("desk-1/ask/", 404), ("desk-1//ask", 404), ("desk-1/ask/say/x", 404),
      ("desk-1/nothing", 404), ("..", 400), ("../v1/actors/desk-1/ask", 400), ("desk-1/../ask", 404),
-     ("desk-%20/ask", 400), ("durable_stream-x/ask", 404), ("webhook_keys-all/ask/sign", 404), ("desk-1/ws", 426)],
+     ("desk-%20/ask", 400), ("durable_stream-x/ask", 404), ("webhook_keys-all/ask/sign", 404), ("desk-1/ws", 405)],
 )  # fmt: skip
 async def test_paths_that_lead_nowhere(gateway: Gateway, path: str, status: int) -> None:
     refused = await gateway("POST", f"/v1/actors/{path}", "1")
