@@ -16,8 +16,8 @@ SHORTEST_SECRET: Final = 32
 """Bytes. RFC 7518, 3.2: a key for HS256 is as long as its hash, or can be found out from any token."""
 
 
-def _setting(meaning: str, *, default: T) -> T:
-    return dataclasses.field(default=default, metadata={"help": meaning})
+def _setting(meaning: str, *, default: T, secret: bool = False) -> T:
+    return dataclasses.field(default=default, metadata={"help": meaning}, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,9 @@ class GatewayOptions:
     (``SILO_MAX_BODY``) and a key of the TOML file (``max_body``). Raises ``ValueError`` for what makes no sense.
     """
 
-    auth_secret: str | None = _setting("Secret that signs tokens (HS256). Better from the environment.", default=None)
+    auth_secret: str | None = _setting(
+        "Secret that signs tokens (HS256). Better from the environment.", default=None, secret=True
+    )
     auth_jwks: str | None = _setting("File or URL of the public keys of tokens (JWKS).", default=None)
     auth_issuer: str | None = _setting("The iss that tokens must have.", default=None)
     auth_audience: str | None = _setting("The aud that tokens must have.", default=None)

@@ -1,6 +1,10 @@
 """Settings, cursors, and what browsers are told."""
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster import Silo
 from cluster.gateway import GatewayOptions
@@ -31,11 +35,52 @@ def test_settings_come_from_the_environment() -> None:
         {"SILO_LONG_POLL_TIMEOUT": "nan"},
         {"SILO_CORS_CREDENTIALS": "perhaps"},
         {"SILO_CORS_ORIGINS": "*", "SILO_CORS_CREDENTIALS": "1"},
+        {"SILO_CORS_ORIGINS": "a.example"},
+        {"SILO_CORS_ORIGINS": "https://a.example/"},
+        {"SILO_CORS_ORIGINS": "https://"},
+        {"SILO_MAX_HEAD": "1.5"},
+        {"SILO_CLIENT_RATE": "-1"},
+        {"SILO_HEAD_TIMEOUT": "inf"},
+        {"SILO_AUTH_LEEWAY": "-1"},
+        {"SILO_AUTH_LEEWAY": "nan"},
+        {"SILO_AUTH_ISSUER": "https://i.example"},
+        {"SILO_AUTH_AUDIENCE": "silos"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(environment: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"SILO_|CORS|long_poll"):
+    (name, *_) = environment
+    with pytest.raises(ValueError, match=f"(?i){name.removeprefix('SILO_')}|CORS"):
         GatewayOptions.from_environment(environment)
+
+
+def test_a_secret_that_can_be_guessed_is_refused_and_never_shown() -> None:
+    with pytest.raises(ValueError, match="32 bytes.*openssl") as refused:
+        GatewayOptions.from_environment({"SILO_AUTH_SECRET": "hunter2"})
+    assert "hunter2" not in str(refused.value)
+    assert "long-secret" not in repr(GatewayOptions(auth_secret="a-long-secret-" * 3))
+
+
+FLOATS = st.floats(min_value=1e-9, max_value=1e9)
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "auth_secret": st.text("ab,= é", min_size=32, max_size=40),
+        "auth_jwks": st.sampled_from(["/a b/keys.json", "https://i.example/keys?a=b,c"]),
+        "auth_require_expiry": st.booleans(),
+        "auth_leeway": st.floats(min_value=0, max_value=1e9),
+        "client_rate": FLOATS,
+        "max_body": st.integers(min_value=1, max_value=2**60),
+        "cors_origins": st.lists(st.sampled_from(["https://a.example", "http://b:80"])).map(tuple),
+        "cors_credentials": st.booleans(),
+        "local_webhooks": st.booleans(),
+    },
+)
+
+
+@given(settings=SETTINGS)
+def test_settings_get_to_another_process_as_they_are(settings: dict[str, Any]) -> None:
+    options = GatewayOptions(**settings)
+    assert GatewayOptions.from_environment({"SILO_MAX_BODY": "7", **options.to_environment()}) == options
 
 
 @pytest.mark.parametrize(
