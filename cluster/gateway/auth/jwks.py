@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import time
 import urllib.request
@@ -82,7 +83,7 @@ class Jwks:
         try:
             self._keys = KeySet.read(await asyncio.to_thread(_fetch if self._is_url else _load, self._source))
             self._problem = ""
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             self._problem = str(error)
             kept = "no token can be checked" if self._keys is None else "the keys that were read before stay"
             log.warning("the keys for tokens at %s cannot be read, %s: %s", self._source, kept, error)
@@ -94,10 +95,17 @@ def _load(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Whoever may answer for the publisher shall not send us elsewhere, above all not to where nothing is encrypted."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 def _fetch(url: str) -> bytes:
     end = time.monotonic() + _PATIENCE
     data = b""
-    with urllib.request.urlopen(url, timeout=_PATIENCE) as response:  # noqa: S310  # its scheme was looked at
+    with urllib.request.build_opener(_NoRedirects()).open(url, timeout=_PATIENCE) as response:
         while chunk := response.read1(2**16):
             data += chunk
             if len(data) > _MOST_BYTES:

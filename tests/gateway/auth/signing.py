@@ -69,6 +69,7 @@ class Publisher:
 
     def __init__(self) -> None:
         self.keys: list[dict[str, Any]] = []
+        self.body: bytes | None = None
         self.raw: bytes | None = None
         self.status = 200
         self.asked = 0
@@ -80,9 +81,9 @@ class Publisher:
         await reader.readuntil(b"\r\n\r\n")
         self.asked += 1
         await self.may_answer.wait()
-        body = json.dumps({"keys": self.keys}).encode() if self.raw is None else self.raw
-        writer.write(f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode())
-        writer.write(body)
+        body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body
+        head = f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        writer.write(head + body if self.raw is None else self.raw)
         writer.close()
 
 

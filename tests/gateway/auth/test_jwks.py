@@ -78,13 +78,38 @@ async def test_while_keys_cannot_be_read_the_old_ones_stay(
 ) -> None:
     async with published(jwk(RSA, "old")) as publisher:
         gateway = await start(auth_jwks=publisher.url, auth_jwks_refresh=0.02)
-        publisher.raw = broken
+        publisher.body = broken
         await eventually("it is noticed", lambda: "the keys that were read before stay" in caplog.text)
         assert await status(gateway, OLD) == 404
         publisher.status = 500
         asked = publisher.asked
         await eventually("it is asked again", lambda: publisher.asked > asked + 1)
         assert await status(gateway, OLD) == 404
+
+
+@pytest.mark.parametrize("raw", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"])
+async def test_who_does_not_speak_http_is_asked_again_all_the_same(start: Start, raw: bytes) -> None:
+    async with published(jwk(RSA, "old")) as publisher:
+        gateway = await start(auth_jwks=publisher.url, auth_jwks_refresh=0.02)
+        publisher.raw = raw
+        asked = publisher.asked
+        await eventually("it is asked again", lambda: publisher.asked > asked + 2)
+        assert await status(gateway, OLD) == 404
+        publisher.raw, publisher.keys = None, [jwk(OTHER_RSA, "new")]
+
+        async def is_new() -> bool:
+            return await status(gateway, NEW) == 404
+
+        await eventually("the new key is there", is_new)
+
+
+async def test_nobody_is_followed_elsewhere(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with published(jwk(RSA, "old")) as elsewhere, published() as publisher:
+        publisher.raw = f"HTTP/1.1 302 Found\r\nLocation: {elsewhere.url}\r\nContent-Length: 0\r\n\r\n".encode()
+        gateway = await start(auth_jwks=publisher.url)
+        assert "302" in caplog.text
+        assert await status(gateway, OLD) == 503
+        assert elsewhere.asked == 0
 
 
 async def test_a_start_without_keys_says_so_and_they_may_come_later(
