@@ -47,7 +47,8 @@ class BrowserSecurity:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                message["headers"] = [*message["headers"], *self._own]
+                headers = message["headers"]
+                message["headers"] = [*headers, *(header for header in self._own if header not in headers)]
                 if self._options.cors_origins:
                     self._let_in(MutableHeaders(scope=message), request)
             await send(message)

@@ -152,3 +152,17 @@ async def test_a_page_of_another_origin_can_write_nothing(gateway: Gateway) -> N
     own = {"Origin": f"http://{gateway.address}", "Content-Type": "text/plain"}
     assert (await gateway("POST", "/v1/stream/s", "x", own)).status == 204
     assert (await gateway.get("s")).body == b"x"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v1/stream/nobody", 404), ("PUT", "/v1/stream/s", 201)]
+)
+async def test_every_response_has_the_headers_of_browser_security_once(
+    gateway: Gateway, method: str, path: str, status: int
+) -> None:
+    raw = f"{method} {path} HTTP/1.1\r\nHost: {gateway.address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    async with gateway.connected(raw.encode()) as reader:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+    assert f" {status} " in head[0]
+    for name in ("x-content-type-options: nosniff", "cross-origin-resource-policy: same-origin"):
+        assert head.count(name) == 1
