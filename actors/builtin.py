@@ -1,16 +1,16 @@
 """Handlers that every actor has. Their names begin with ``$``, so that no user's handler can be meant."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from actors import failure, publishing, records
+from actors import failure, publishing, records, subscribing
 from actors.context import current_turn
-from actors.errors import MessageParked, OffsetGone, Rejected
+from actors.errors import MessageParked, Rejected
 from actors.handler import Lane
 from actors.publishing import gathered
-from actors.records import BESIDE, CLOSED, JOURNAL, MESSAGE, PARKED, Done, Parked, Pending
+from actors.records import BESIDE, JOURNAL, MESSAGE, PARKED, Done, Parked, Pending
 from actors.ref import INTERRUPT
 
 if TYPE_CHECKING:
@@ -40,49 +40,6 @@ async def timer(actor: "Actor", number: int) -> None:
     found = actor._activation.timers.get(number)
     if found is not None:
         await found.run()
-
-
-async def subscribe(actor: "Actor", channel: str, after: int | None) -> AsyncIterator[Any]:
-    """The entries of a channel behind an offset, as (offset, kind, value, turn), and then those to come.
-
-    Ends with "closed" if the channel was closed or deleted; an end without it means that the activation goes. Raises
-    ``OffsetGone`` where the next entry is not retained any more.
-    """
-    activation = actor._activation
-    log = activation.durable_side.channel(channel)
-    store, address = activation.runtime.store, activation.address
-    floor = activation.durable_side.floor
-    if after is not None and after < floor - 1:
-        yield _closed(floor - 1)
-        return
-    offset = log.begin if after is None else after + 1
-    log.join()
-    try:
-        while await log.wait(offset):
-            try:
-                entries = await log.read(store, address, offset)
-            except OffsetGone as gone:
-                if after is not None:
-                    raise
-                offset = gone.first  # it asked for what is retained, and some of that went just now
-                continue
-            if not entries:
-                break
-            for found, item in entries:
-                yield msgspec.Raw(records.encode((found, item.kind, msgspec.Raw(item.data), item.turn)))
-                after, offset = found, found + 1
-                if item.kind == "closed":
-                    return
-        if log.erased:
-            yield _closed(activation.durable_side.floor - 1)
-        elif log.over and offset >= log.end:
-            yield msgspec.Raw(records.encode((log.end - 1, "closed", msgspec.Raw(CLOSED), "")))
-    finally:
-        log.leave()
-
-
-def _closed(offset: int) -> msgspec.Raw:
-    return msgspec.Raw(records.encode((offset, "closed", None, "")))
 
 
 async def interrupt(actor: "Actor", reason: str, message_id: str = "") -> bool:
@@ -150,7 +107,7 @@ def _behind(prefix: bytes) -> bytes:
 HANDLERS: Final[dict[str, tuple[Lane, Callable[..., Any]]]] = {
     REMINDER: (Lane.TURN, reminder),
     TIMER: (Lane.TURN, timer),
-    SUBSCRIBE: (Lane.CONTROL, subscribe),
+    SUBSCRIBE: (Lane.CONTROL, subscribing.subscribe),
     PUBLISH: (Lane.CONTROL, publishing.publish),
     CLOSE: (Lane.CONTROL, publishing.close),
     APPEND: (Lane.CONTROL, publishing.append),

@@ -60,8 +60,12 @@ class Channel:
 
         return caller().close_channel(self._ref, self.name)
 
-    def subscribe(self, after: int | None = None) -> AsyncIterator[Event]:
+    def subscribe(self, after: int | None = None, *, compact: bool = False) -> AsyncIterator[Event]:
         """The entries behind offset ``after`` (None: everything that is retained), and then those to come.
+
+        ``compact``: those that are there already come in few pieces. Of one turn, strings that follow each other become
+        one, as do the fields "delta" of dicts that are equal but for them; such an event has the offset of the last.
+        What a "reset" supersedes is left out with it. Everything else, and what comes later, is as it is.
 
         Every entry once and in order, whatever fails: when the actor moves or its silo dies there is a pause. Ends
         with an event of kind "closed" if the channel is closed or the actor deleted. Raises ``OffsetGone`` when the
@@ -70,12 +74,13 @@ class Channel:
         """
         from actors.ref import caller
 
-        return self._read(caller(), after)
+        return self._read(caller(), after, compact=compact)
 
-    async def _read(self, reader: "Caller", after: int | None) -> AsyncIterator[Event]:
+    async def _read(self, reader: "Caller", after: int | None, *, compact: bool) -> AsyncIterator[Event]:
         while True:
+            stream = reader.stream(self._ref, SUBSCRIBE, (self.name, after, *((True,) if compact else ())), {})
             with contextlib.suppress(ConnectionLost, Timeout):  # the next stream goes on behind what was passed on
-                async with contextlib.aclosing(reader.stream(self._ref, SUBSCRIBE, (self.name, after), {})) as entries:  # type: ignore[type-var]
+                async with contextlib.aclosing(stream) as entries:  # type: ignore[type-var]
                     async for offset, kind, data, turn in entries:
                         after = offset
                         yield Event(offset, data, kind, turn)

@@ -69,7 +69,7 @@ class ChannelLog:
         stored = []
         for item in items:
             size += len(item.data)
-            entry = ChannelItem(item.kind, item.data, at, item.turn, size)
+            entry = ChannelItem(item.kind, item.data, at, item.turn, size, item.begins)
             put[prefix + offset.to_bytes(8, "big")] = records.encode(entry)
             stored.append(entry)
             offset += 1

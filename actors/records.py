@@ -153,6 +153,8 @@ class ChannelItem(msgspec.Struct, array_like=True):
     """Id of the message whose turn published it; "" from outside of a turn of this actor."""
     end: int = 0
     """Bytes of all entries up to and including this one. 0: written before these were counted."""
+    begins: bool = False
+    """Whether it is the first of a stream: a "reset" may discard what follows from here on, and nowhere else."""
 
 
 class Keyed(msgspec.Struct, array_like=True):

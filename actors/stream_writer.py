@@ -15,13 +15,14 @@ _MOST_WAITING = 256
 class StreamWriter:
     """Whatever has come while the last commit was under way goes into the next one, to the journal and the channel."""
 
-    __slots__ = ("_chunk", "_drop", "_journal", "_key", "_log", "_reset", "_task", "_turn", "_waiting")
+    __slots__ = ("_begins", "_chunk", "_drop", "_journal", "_key", "_log", "_reset", "_task", "_turn", "_waiting")
 
     def __init__(self, turn: "Turn", journal: "Journal", key: bytes, channel: str | None, *, chunks: int) -> None:
         self._turn = turn
         self._journal = journal
         self._key = key
         self._chunk = chunks
+        self._begins = not chunks
         self._waiting: list[bytes] = []
         self._drop: list[bytes] = []
         self._reset: list[ChannelItem] = []
@@ -35,6 +36,7 @@ class StreamWriter:
 
     def start_anew(self, chunks: list[Deltas]) -> None:
         """Forget what was journaled; readers of the channel discard it, too."""
+        self._begins = True
         self._drop = [self._chunk_key(number) for number in range(len(chunks))]
         published = [chunk.offset for chunk in chunks if chunk.offset >= 0]
         if published and self._log is not None:
@@ -78,6 +80,8 @@ class StreamWriter:
         drop, self._drop = self._drop, []
         message_id = self._turn.request.message_id
         items, self._reset = [*self._reset, *(ChannelItem("item", delta, turn=message_id) for delta in deltas)], []
+        if deltas and self._begins:
+            items[-len(deltas)].begins, self._begins = True, False
         publish = (self._log.name, items) if self._log is not None and items and not self._log.closed else None
         if deltas:
             put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset(len(items) - len(deltas))))
