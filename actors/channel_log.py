@@ -190,7 +190,8 @@ class ChannelLog:
             await self._change()
         if self.erased or self._ended:
             return []
-        raise self.gone(address, offset, found[0][0] if found else self.first)
+        first = self.begin if offset < self.begin else found[0][0] if found else self.first
+        raise self.gone(address, offset, first)
 
     def gone(self, address: str, offset: int, first: int) -> OffsetGone:
         """The error of who reads from an offset that is not retained any more."""

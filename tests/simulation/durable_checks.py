@@ -20,6 +20,7 @@ from actors.records import (
     message_rows,
     offset_of,
 )  # fmt: skip
+from tests.simulation.brief import BRIEF, BriefReader, check_briefs
 from tests.simulation.checks import LiveChecks
 from tests.simulation.durable_work import Reminded
 from tests.simulation.history import History
@@ -70,8 +71,11 @@ class DurableChecks:
             for channel in ("output", "tale", "draft"):
                 self._check_channel(address, channel)
         self._check_publications()
+        if not self.live.parked.intersection(self.history.work.briefs):
+            check_briefs(self.history, self.store, self.live.effects(BRIEF), items_of)
         for reader in readers:
-            self._check_reader(reader)
+            if not isinstance(reader, BriefReader):
+                self._check_reader(reader)
 
     def _violate(self, check: str, id: str, address: str, *, expected: object, actual: object) -> None:
         self.history.violate(check, id, address=address, expected=str(expected), actual=str(actual))

@@ -7,11 +7,13 @@ from unittest.mock import patch
 
 import msgspec
 
+from actors.channel_log import ChannelLog, Cut, read_items
 from actors.durable import Durable
 from actors.effects import Effects
 from actors.inbox import Inbox
 from actors.journal import Journal
 from actors.outbox import Outbox
+from actors.ports import Store
 from actors.records import ChannelItem, Reminder, Started
 from actors.reminders import Reminders
 from actors.turn import Turn
@@ -126,6 +128,25 @@ def reminder_fires_again(world: "World") -> Bug:
         self._firing.discard(fired.name)
 
     return patch.object(Reminders, "advance", stay)
+
+
+def skipped_silently(world: "World") -> Bug:
+    """A reader whose place was trimmed goes on with what is retained."""
+
+    async def skip(self: ChannelLog, store: Store, address: str, offset: int) -> list[tuple[int, ChannelItem]]:
+        return await read_items(store, address, self.name, offset, self.end)
+
+    return patch.object(ChannelLog, "read", skip)
+
+
+def trimmed_too_much(world: "World") -> Bug:
+    """One entry more goes than the limits say."""
+    trim = ChannelLog.trim
+
+    def eager(self: ChannelLog, put: dict[bytes, bytes], cut: list[Cut], first: int) -> None:
+        trim(self, put, cut, min(first + 1, self.next - 1) if first > self.first else first)
+
+    return patch.object(ChannelLog, "trim", eager)
 
 
 def shown_early(world: "World") -> Bug:

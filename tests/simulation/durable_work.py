@@ -47,4 +47,5 @@ class DurableWork:
     bursts: dict[str, Burst] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
     reminders: dict[str, Reminded] = field(default_factory=dict)
+    briefs: dict[str, tuple[str, int, bool]] = field(default_factory=dict)  # channel, items, whether it is closed then
     cancelled: dict[str, str] = field(default_factory=dict)  # the call that cancels -> the name of the reminder

@@ -10,13 +10,14 @@ from actors.settings import Settings
 from cluster.placement import Placement
 from cluster.silo import Silo
 from tests.simulation.author import Author, Scrap
+from tests.simulation.brief import Brief
 from tests.simulation.loop import PROCESS, WALL, Process
 from tests.simulation.subjects import Diary, Fragile, Ledger, Tally
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SUBJECTS: list[type[Actor]] = [Ledger, Fragile, Tally, Diary, Author, Scrap]
+SUBJECTS: list[type[Actor]] = [Ledger, Fragile, Tally, Diary, Author, Scrap, Brief]
 TTL = 2
 SETTINGS = Settings(call_timeout=6.0, delivery_timeout=3.0, activation_timeout=3.0)
 

@@ -159,6 +159,7 @@ RUNS = "a message runs at most once"
 WAKES = "what is left to do wakes somebody"
 GATE, READ = "messages leave after their turn's commit", "readers see what is durable"
 REMINDER, SKIPPED = "a reminder has one effect for one due time", "no due time of a reminder is passed over"
+RETAINED = "what is retained is the end of what was published"
 CONVERGES, CALM, REAL_TIME = (
     "every actor answers in the end",
     "calls succeed while nothing is wrong",
@@ -192,5 +193,9 @@ PLANTS = {
     "no_wake": Plant(durable.no_wake, range(5), (WAKES,), ("crash",), ("pipeline", "burst")),
     "reminder_skips": Plant(durable.reminder_skips, range(10), (SKIPPED,), ("drain",), ("plan",)),
     "reminder_fires_again": Plant(durable.reminder_fires_again, range(5), (REMINDER, ONCE), ("drain",), ("plan",)),
+    "skipped_silently": Plant(
+        durable.skipped_silently, range(20), ("readers see every entry once, in order",), calls=("brief",)
+    ),
+    "trimmed_too_much": Plant(durable.trimmed_too_much, range(20), (RETAINED,), calls=("brief",)),
     "shown_early": Plant(durable.shown_early, range(20), (READ,), ("store_slow",), ("announce", "publish")),
 }

@@ -12,7 +12,7 @@ from tests.simulation.durable_work import Burst
 from tests.simulation.history import History, Op
 from tests.simulation.loop import PROCESS, Process
 
-DURABLE = ("author", "fragile", "ledger", "scrap")
+DURABLE = ("author", "brief", "fragile", "ledger", "scrap")
 STORED = (*DURABLE, "diary")
 
 

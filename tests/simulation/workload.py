@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from actors import ActorError
+from tests.simulation.brief import BRIEF
+from tests.simulation.brief import CHANNELS as BRIEF_CHANNELS
 from tests.simulation.history import Op
 from tests.simulation.subjects import DURABLE, Stage, kind_of
 
@@ -33,6 +35,7 @@ class Workload:
         count = seed.randint(3, len(ADDRESSES))
         self.addresses = sorted(seed.sample(ADDRESSES, count)) if not only else ADDRESSES[:5:2]
         self.weights = [seed.random() * (not only or kind.__name__ in only) for kind in _KINDS]
+        self.weights[-1] *= 3
 
     async def run(self) -> None:
         steady = asyncio.create_task(self._hold_on_to(self.stage.favourite))
@@ -192,9 +195,16 @@ class Workload:
         op = self._op(SCRAP, self.random.choice(("jot", "announce")), self.random.choice(("ask", "send")))
         await self._call(op, op.id)
 
+    async def brief(self) -> None:
+        """Into a channel of which little is retained, or which is closed then."""
+        channel = self.random.choice(BRIEF_CHANNELS)
+        closes = channel != "output" and self.random.random() < 0.1
+        op = self._op(BRIEF, "publish_some", self.random.choice(("ask", "send")))
+        await self._call(op, op.id, channel, self.random.choice((1, 2, 5, 20)), closes, self._pause())
+
 
 _KINDS = [
     Workload.append, Workload.append, Workload.read, Workload.pipeline, Workload.pipeline, Workload.stream,
     Workload.chain, Workload.burst, Workload.rest, Workload.work, Workload.work, Workload.tell, Workload.announce,
-    Workload.publish, Workload.plan, Workload.repeat, Workload.scrap,
+    Workload.publish, Workload.plan, Workload.repeat, Workload.scrap, Workload.brief,
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from actors.runtime import Runtime
 from actors.turn import Turn
 from cluster.etcd import Event
 from tests.simulation import checks, faults
+from tests.simulation.brief import BRIEF, BriefReader
 from tests.simulation.directory import EtcdPath, SimEtcdClient
 from tests.simulation.durable_checks import DurableChecks, items_of, unsettled
 from tests.simulation.etcd import Etcd
@@ -164,6 +165,8 @@ class World:
             self.client_tasks.append(self.loop.spawn(process, self._client(workload)))
             seed = random.Random(f"{self.seed} readers {index}")
             readers = [Reader(self.stage, self.store, process.name, seed) for _ in range(2)]
+            seed = random.Random(f"{self.seed} brief {index}")
+            readers.append(BriefReader(self.stage, self.store, process.name, seed))
             self.readers += readers
         await self._until(
             lambda: len(self.client_runtimes) == len(self.clients), 2, "clients connect", self.loop.pending
@@ -280,7 +283,7 @@ class World:
         history.phase = "final"
         await self.sleep(2.0)  # what was sent one way arrives
         runtime = next(iter(self.client_runtimes.values()))
-        for address in [*ADDRESSES, SCRAP]:
+        for address in [*ADDRESSES, SCRAP, BRIEF]:
             before = self.live.committed.get(address, [])
             reading = self.loop.create_task(self._read(address), context=runtime.context.copy())
             entries = await reading
