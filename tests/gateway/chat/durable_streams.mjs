@@ -6,15 +6,17 @@ import { obey } from "./lines.mjs"
 const [root] = process.argv.slice(2)
 
 await obey({
-  // writes each number in a batch of its own; where one was lost it begins anew, as the producer that it was
+  // writes each number in a batch of its own; when the fate of one is unknown it begins anew, as the same producer
   write: async ({ name, count }) => {
     const handle = await DurableStream.create({ url: `${root}/${name}`, contentType: "application/json" })
     for (let times = 1; ; times++) {
       const errors = []
       const onError = (error) => errors.push(String(error))
       const producer = new IdempotentProducer(handle, "writer", { maxBatchBytes: 1, onError })
-      for (let number = 0; number < count; number++) producer.append(JSON.stringify({ number }))
-      await producer.flush()
+      for (let number = 0; number < count && !errors.length; number++) {
+        producer.append(JSON.stringify({ number }))
+        await producer.flush()
+      }
       await producer.detach()
       if (!errors.length) return { times }
     }

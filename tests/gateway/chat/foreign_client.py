@@ -68,8 +68,10 @@ async def foreign_client(script: str, *words: str) -> AsyncIterator[ForeignClien
         "node", str(FOLDER / script), *words,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=with_node(), limit=2**26,
     )  # fmt: skip
+    client = ForeignClient(process)
     try:
-        yield ForeignClient(process)
+        await client.do("greet")  # it is there
+        yield client
     finally:
         if process.returncode is None:
             process.kill()

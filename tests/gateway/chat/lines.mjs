@@ -13,7 +13,7 @@ export async function obey(actions) {
     const { do: name, at_once, ...rest } = JSON.parse(line)
     const act = async () => {
       try {
-        say({ did: name, ...((await actions[name](rest)) ?? {}) })
+        say({ did: name, ...((await actions[name]?.(rest)) ?? {}) })
       } catch (error) {
         say({ did: name, failed: String(error?.stack ?? error) })
       }

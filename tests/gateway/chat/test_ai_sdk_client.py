@@ -92,9 +92,9 @@ async def test_an_answer_that_is_begun_anew_replaces_what_was_shown(meeting: Mee
 
 async def test_a_page_that_is_loaded_again_shows_the_answer_from_its_beginning(meeting: Meeting) -> None:
     client = await meeting.begin("n1.d", through=1)
+    other = await meeting.another("n1.d")
     client.begin("send", text="tell 200")
     await client.shows(100)
-    other = await meeting.another("n1.d")
     found = await other.do("resume")  # nothing is known there
     assert found["texts"] == [story(200)]
     first = await client.ended("send")
@@ -144,12 +144,12 @@ async def test_who_has_left_and_then_stopped_the_answer_sees_how_far_it_got_once
 
 async def test_who_was_cut_off_sees_the_end_although_the_turn_is_over(meeting: Meeting) -> None:
     client = await meeting.begin("n1.f", through=1)
+    watcher = await meeting.another("n1.f", "another browser")
     client.begin("send", text="tell 150")
     await client.shows(100)
     meeting.proxy.cut()
     cut = await client.ended("send")
     assert cut["status"] == "error"
-    watcher = await meeting.another("n1.f", "another browser")
     assert (await watcher.do("resume"))["texts"] == [story(150)]
     found = await client.do("resume")  # that somebody else has seen the end is nothing to it
     assert found["texts"] == [story(150)]

@@ -84,9 +84,9 @@ async def test_an_answer_that_is_begun_anew_replaces_what_was_shown(meeting: Mee
 
 async def test_others_join_a_run_by_its_id(meeting: Meeting) -> None:
     client = await meeting.begin("n1.d", after=20_000)
+    other = await meeting.another("n1.d")
     client.begin("send", text="tell 200")
     await client.shows(100)
-    other = await meeting.another("n1.d")
     other.begin("reload")
     first, joined = await client.ended("send"), await other.ended("reload")
     assert first["texts"] == joined["texts"] == [story(200)]
