@@ -5,6 +5,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from cluster.gateway.actors.interrupt import MessageId, Reason
 from cluster.gateway.actors.messages import Message
 from cluster.gateway.actors.paths import check_key, check_timeout
 from cluster.gateway.problems import bad_request
@@ -72,10 +73,15 @@ class UnsubscribeFrame(_Frame, frozen=True, kw_only=True, tag="unsubscribe"):
 class InterruptFrame(_Frame, frozen=True, kw_only=True, tag="interrupt"):
     """Answered by "result"."""
 
-    reason: Annotated[str, Meta(max_length=1000)] = ""
+    reason: Reason = ""
+    message_id: MessageId | None = None
 
 
-ClientFrame: TypeAlias = SendFrame | AskFrame | SubscribeFrame | UnsubscribeFrame | InterruptFrame
+class PingFrame(_Frame, frozen=True, kw_only=True, tag="ping"):
+    """Answered by "pong": pages do not see the pings of WebSockets themselves."""
+
+
+ClientFrame: TypeAlias = SendFrame | AskFrame | SubscribeFrame | UnsubscribeFrame | InterruptFrame | PingFrame
 
 
 def read_frame(value: object) -> ClientFrame:

@@ -13,6 +13,7 @@ from actors import actor_ref
 from actors.runtime import Runtime
 from cluster.gateway.actors.event_stream import items_response
 from cluster.gateway.actors.events import ChannelEvents
+from cluster.gateway.actors.interrupt import Interrupt
 from cluster.gateway.actors.messages import Message, arguments_of
 from cluster.gateway.actors.paths import ROOT, Path, check_hosted, check_key, parse_path, timeout_of
 from cluster.gateway.actors.socket import Socket
@@ -28,7 +29,6 @@ T = TypeVar("T")
 _VERBS: Final[dict[str, Verb]] = {
     "send": "send", "ask": "ask", "interrupt": "interrupt", "events": "read", "ws": "read",
 }  # fmt: skip
-_MOST_REASON: Final = 1000
 
 
 class ActorRoutes:
@@ -108,16 +108,14 @@ class ActorRoutes:
     async def _interrupt(self, request: Request, address: str) -> Response:
         body = await read_body(request, self._options.max_body)
         given = read_json(body) if body.strip() else {}
-        if not isinstance(given, dict) or not isinstance(reason := given.get("reason", ""), str):
-            raise bad_request('an interrupt takes {"reason": "..."}, or nothing')
-        return _told({"interrupted": await actor_ref(address).interrupt(check_reason(reason))}, status=202)
-
-
-def check_reason(reason: str) -> str:
-    """Raise ``Problem`` 400 for a reason that is a novel."""
-    if len(reason) > _MOST_REASON:
-        raise bad_request(f"the reason of an interrupt has at most {_MOST_REASON} characters")
-    return reason
+        try:
+            interrupt = msgspec.convert(given, Interrupt)
+        except msgspec.ValidationError as error:
+            raise bad_request(
+                f'an interrupt takes {{"reason": "...", "message_id": "..."}}, or nothing: {error}'
+            ) from None
+        interrupted = await actor_ref(address).interrupt(interrupt.reason, message_id=interrupt.message_id)
+        return _told({"interrupted": interrupted}, status=202)
 
 
 async def _unless_gone(request: Request, work: Coroutine[None, None, T]) -> T:

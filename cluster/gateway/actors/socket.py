@@ -15,6 +15,7 @@ from cluster.gateway.actors.frames import (
     AskFrame,
     ClientFrame,
     InterruptFrame,
+    PingFrame,
     SendFrame,
     SubscribeFrame,
     UnsubscribeFrame,
@@ -130,6 +131,9 @@ class Socket:
         if isinstance(frame, UnsubscribeFrame):
             await self._unsubscribe(frame.id)
             return
+        if isinstance(frame, PingFrame):
+            await self._tell(f'{{"type":"pong","id":{_text(frame.id)}}}')
+            return
         address = self._address if frame.address is None else frame.address
         check_address(address)
         self._grant.check(_VERBS[type(frame)], address)
@@ -201,7 +205,7 @@ class Socket:
         await self._tell(f'{{"type":"end","id":{_text(frame.id)},"reason":"done"}}')
 
     async def _on_interrupt(self, frame: InterruptFrame, address: str) -> None:
-        interrupted = _text(await actor_ref(address).interrupt(frame.reason))
+        interrupted = _text(await actor_ref(address).interrupt(frame.reason, message_id=frame.message_id))
         await self._tell(f'{{"type":"result","id":{_text(frame.id)},"value":{{"interrupted":{interrupted}}}}}')
 
     async def _on_subscribe(self, frame: SubscribeFrame, address: str) -> None:
@@ -214,7 +218,8 @@ class Socket:
                 raise bad_request(
                     f"the offset {frame.after} is beyond the tail of the channel", name="OffsetBeyondTail"
                 )
-            await self._tell(f'{{"type":"subscribed","id":{_text(frame.id)},"next":{follower.position}}}')
+            offsets = f'"next":{follower.position},"tail":{follower.end}'
+            await self._tell(f'{{"type":"subscribed","id":{_text(frame.id)},{offsets}}}')
             start = f'{{"type":"event","id":{_text(frame.id)},'
             while True:
                 try:

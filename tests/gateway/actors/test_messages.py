@@ -219,8 +219,18 @@ async def test_an_interrupt_stops_the_turn_that_runs(silo: Silo, gateway: Gatewa
     interrupted = await asking
     assert (interrupted.status, interrupted.json["type"]) == (409, "TurnInterrupted")
     assert (await gateway("POST", "/v1/actors/desk-1/interrupt")).json == {"interrupted": False}
-    for wrong in (5, {"reason": 5}, {"reason": "x" * 1001}, ["x"]):
+    for wrong in (5, {"reason": 5}, {"reason": "x" * 1001}, ["x"], {"message_id": 5}, {"message_id": ""}):
         assert (await post(gateway, "desk-1/interrupt", wrong)).status == 400
+
+
+async def test_an_interrupt_of_one_message_stops_no_other(silo: Silo, gateway: Gateway) -> None:
+    sent = await post(gateway, "desk-1/send/wait", "mine")
+    await eventually("the turn runs", lambda: _is_waited_for("mine"))
+    other = await post(gateway, "desk-1/interrupt", {"message_id": "another"})
+    assert (other.status, other.json) == (202, {"interrupted": False})
+    assert _is_waited_for("mine")
+    stopped = await post(gateway, "desk-1/interrupt", {"message_id": sent.json["message_id"]})
+    assert stopped.json == {"interrupted": True}
 
 
 def _is_waited_for(name: str) -> bool:

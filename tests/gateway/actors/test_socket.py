@@ -57,7 +57,7 @@ async def test_a_slow_request_holds_up_no_other(gateway: Gateway) -> None:
 async def test_subscriptions_to_many_actors(silo: Silo, gateway: Gateway) -> None:
     await actor_ref("desk-1").say("a", 2)
     async with opened(gateway) as ws:
-        assert await ws.call(type="subscribe", id=1) == {"type": "subscribed", "id": 1, "next": 0}
+        assert await ws.call(type="subscribe", id=1) == {"type": "subscribed", "id": 1, "next": 0, "tail": 2}
         first, second = await ws.take(2)
         turn = first.pop("turn")
         assert turn
@@ -66,10 +66,10 @@ async def test_subscriptions_to_many_actors(silo: Silo, gateway: Gateway) -> Non
             {"type": "event", "id": 1, "offset": number, "kind": "item", "data": "a"} for number in range(2)
         ]
         joined = await ws.call(type="subscribe", id=2, address="desk-2", channel="other")
-        assert joined == {"type": "subscribed", "id": 2, "next": 0}
+        assert joined == {"type": "subscribed", "id": 2, "next": 0, "tail": 0}
         await actor_ref("desk-2").channel("other").publish({"x": 1})
         assert await ws.next() == {"type": "event", "id": 2, "offset": 0, "kind": "item", "data": {"x": 1}}
-        assert await ws.call(type="subscribe", id=3, after=0) == {"type": "subscribed", "id": 3, "next": 1}
+        assert await ws.call(type="subscribe", id=3, after=0) == {"type": "subscribed", "id": 3, "next": 1, "tail": 2}
         assert (await ws.next())["offset"] == 1
         assert await ws.call(type="unsubscribe", id=3) == {"type": "end", "id": 3, "reason": "unsubscribed"}
         await actor_ref("desk-1").say("b")
@@ -87,6 +87,22 @@ async def test_an_interrupt(gateway: Gateway) -> None:
         told = {frame["id"]: frame for frame in await ws.take(2)}
         assert told[2] == {"type": "result", "id": 2, "value": {"interrupted": True}}
         assert told[1]["problem"]["type"] == "TurnInterrupted"
+
+
+async def test_an_interrupt_of_one_message_stops_no_other(gateway: Gateway) -> None:
+    async with opened(gateway) as ws:
+        accepted = await ws.call(type="send", id=1, handler="wait", args=["mine"])
+        await eventually("the turn runs", lambda: bool(gate("mine")._waiters))
+        other = await ws.call(type="interrupt", id=2, message_id="another")
+        assert other == {"type": "result", "id": 2, "value": {"interrupted": False}}
+        assert gate("mine")._waiters, "it was stopped all the same"
+        told = await ws.call(type="interrupt", id=3, message_id=accepted["message_id"])
+        assert told["value"] == {"interrupted": True}
+
+
+async def test_a_ping(gateway: Gateway) -> None:
+    async with opened(gateway) as ws:
+        assert await ws.call(type="ping", id="p") == {"type": "pong", "id": "p"}
 
 
 async def test_closing_stops_nothing(silo: Silo, gateway: Gateway) -> None:
@@ -114,7 +130,9 @@ BAD_FRAMES: list[Any] = [
     {"type": "subscribe", "id": 1, "after": -1}, {"type": "subscribe", "id": 1, "after": "0"},
     {"type": "subscribe", "id": 1, "after": 5}, {"type": "subscribe", "id": 1, "channel": "a/b"},
     {"type": "subscribe", "id": 1, "channel": ""}, {"type": "interrupt", "id": 1, "reason": 5},
-    {"type": "interrupt", "id": 1, "reason": "x" * 1001}, {"type": "send", "id": 1, "message": 2**70},
+    {"type": "interrupt", "id": 1, "reason": "x" * 1001},
+    {"type": "interrupt", "id": 1, "message_id": ""}, {"type": "ping"}, {"type": "ping", "id": 1, "data": 1},
+    {"type": "send", "id": 1, "message": 2**70},
 ]  # fmt: skip
 
 
