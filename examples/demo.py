@@ -9,14 +9,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 from cluster import Client, connect
 from cluster.local_cluster import LocalCluster
 from examples.conversation import Conversation
-from examples.local_model import local_model
+from examples.local_model import model_in_environment
 from examples.reader import Reader
 from examples.stage import Row, Stage
 from examples.story import END, Session, Story
@@ -160,24 +159,13 @@ class Demo:
         return victim, orphans
 
 
-@contextlib.asynccontextmanager
-async def _model(stage: Stage) -> AsyncIterator[str]:
-    """The local model, unless the environment names a provider. Its URL is in the environment of the silos."""
-    if os.environ.get("OPENAI_BASE_URL") and os.environ.get("OPENAI_API_KEY"):
-        yield f"the provider at {os.environ['OPENAI_BASE_URL']}"
-        return
-    stage.say("Starting the language model (the first time its weights are unpacked) ...")
-    async with local_model() as endpoint:
-        os.environ["LOCAL_MODEL_URL"] = endpoint.url
-        yield f"{endpoint.model} at {endpoint.url}"
-
-
 async def run(*, interactive: bool) -> int:
     """Set the stage, play, and tell what was checked. Returns the exit status."""
     stage = Stage()
     with tempfile.TemporaryDirectory(prefix="agentsilo-demo-") as directory:
-        async with _model(stage) as model:
-            stage.say(f"The model is {model}. Starting etcd and three silos ...")
+        stage.say("Starting the language model (the first time its weights are unpacked) ...")
+        async with model_in_environment() as model:
+            stage.say(f"The model is {model.model} at {model.url}. Starting etcd and three silos ...")
             async with LocalCluster(
                 ["examples.story"], silos=3, directory=Path(directory), options=["--log-level", "error"]
             ) as cluster:

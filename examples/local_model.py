@@ -172,6 +172,17 @@ async def local_model(*, slots: int = SLOTS) -> AsyncIterator[Endpoint]:
         await _stop(child)
 
 
+@asynccontextmanager
+async def model_in_environment() -> AsyncIterator[Endpoint]:
+    """The provider that the environment names; else ``local_model``, put into the environment for child processes."""
+    if not (os.environ.get("OPENAI_BASE_URL") and os.environ.get("OPENAI_API_KEY")):
+        async with local_model() as endpoint:
+            os.environ["LOCAL_MODEL_URL"] = endpoint.url
+            yield endpoint
+    else:
+        yield Endpoint.from_environment()
+
+
 async def _ready_url(child: asyncio.subprocess.Process) -> str:
     assert child.stdout is not None
     try:
