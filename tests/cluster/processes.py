@@ -166,10 +166,12 @@ class Cluster:
         self.etcd = server.endpoint
         self._processes = processes
 
-    async def start(self, *names: str, app: str = APP, ttl: int = TTL) -> list[Process]:
+    async def start(
+        self, *names: str, app: str = APP, ttl: int = TTL, env: Mapping[str, str] | None = None
+    ) -> list[Process]:
         """Silos that are ready. Their actors find the folder in the environment, as ``TEST_FOLDER``."""
         options = ("--etcd", self.etcd, "--store", self.store_url, "--cluster", self.name, "--lease-ttl", ttl)
-        env = {"TEST_FOLDER": str(self.folder)}
+        env = {"TEST_FOLDER": str(self.folder), **(env or {})}
         started = [self._processes.silo(name, *options, "--drain-limit", 3, app=app, env=env) for name in names]
         await asyncio.gather(*(process.ready() for process in started))
         return started
