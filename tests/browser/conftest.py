@@ -1,7 +1,6 @@
 """A browser, and silos for its pages, for all tests here; a fresh context for each of them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import pytest
 import pytest_asyncio

@@ -93,7 +93,7 @@ async def read_until(address: str, written: asyncio.Event) -> list[tuple[int, st
     async with aclosing(actor_ref(address).channel("draft").subscribe()) as events:  # type: ignore[type-var]
 
         async def read() -> None:
-            async for offset, data, kind in events:
+            async for offset, data, kind, _ in events:
                 found.append((offset, data, kind))  # others look at it meanwhile
 
         reader = asyncio.create_task(read())

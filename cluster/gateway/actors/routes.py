@@ -13,7 +13,7 @@ from actors import actor_ref
 from actors.runtime import Runtime
 from cluster.gateway.actors.event_stream import items_response
 from cluster.gateway.actors.events import ChannelEvents
-from cluster.gateway.actors.interrupt import Interrupt
+from cluster.gateway.actors.interrupt import interrupt_of
 from cluster.gateway.actors.messages import Message, arguments_of
 from cluster.gateway.actors.paths import ROOT, Path, check_hosted, check_key, parse_path, timeout_of
 from cluster.gateway.actors.socket import Socket
@@ -22,7 +22,7 @@ from cluster.gateway.body import read_body
 from cluster.gateway.hub import Hub
 from cluster.gateway.json_values import read_json, to_json
 from cluster.gateway.options import GatewayOptions
-from cluster.gateway.problems import Problem, bad_request
+from cluster.gateway.problems import Problem
 
 T = TypeVar("T")
 
@@ -106,14 +106,7 @@ class ActorRoutes:
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     async def _interrupt(self, request: Request, address: str) -> Response:
-        body = await read_body(request, self._options.max_body)
-        given = read_json(body) if body.strip() else {}
-        try:
-            interrupt = msgspec.convert(given, Interrupt)
-        except msgspec.ValidationError as error:
-            raise bad_request(
-                f'an interrupt takes {{"reason": "...", "message_id": "..."}}, or nothing: {error}'
-            ) from None
+        interrupt = interrupt_of(await read_body(request, self._options.max_body))
         interrupted = await actor_ref(address).interrupt(interrupt.reason, message_id=interrupt.message_id)
         return _told({"interrupted": interrupted}, status=202)
 

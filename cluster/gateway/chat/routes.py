@@ -17,8 +17,8 @@ from actors.ref import Options
 from actors.runtime import Runtime
 from actors.turn_log import WATCH
 from cluster.gateway.actors.event_stream import COMMENT, HEARTBEAT
+from cluster.gateway.actors.interrupt import interrupt_of
 from cluster.gateway.actors.paths import check_key
-from cluster.gateway.actors.routes import check_reason
 from cluster.gateway.auth import Grant, grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.chat import ag_ui, ai_sdk
@@ -30,7 +30,6 @@ from cluster.gateway.chat.run import Happening, follow
 from cluster.gateway.chat.run_index import chat_of_run, note_run
 from cluster.gateway.chat.turns import Run, current_run, find_run
 from cluster.gateway.hub import Hub
-from cluster.gateway.json_values import read_json
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
 
@@ -129,7 +128,7 @@ class ChatRoute:
         run = await self.current(runtime, address)
         stopped = run is not None and run.end is None
         if run is not None and stopped:
-            stopped = await actor_ref(address).interrupt(_reason_in(body), message_id=run.message_id)
+            stopped = await actor_ref(address).interrupt(interrupt_of(body).reason, message_id=run.message_id)
         return JSONResponse({"stopped": stopped}, status_code=202, headers={"Cache-Control": "no-store"})
 
 
@@ -316,14 +315,6 @@ def _after_in(request: Request) -> ag_ui.Position:
         return ag_ui.Position.parse(text) if text else ag_ui.NOWHERE
     except ValueError as error:
         raise bad_request(f"Last-Event-ID: {error}") from None
-
-
-def _reason_in(body: bytes) -> str:
-    """Why a turn is stopped, if the body of the request says so."""
-    given = read_json(body) if body.strip() else {}
-    if not isinstance(given, dict) or not isinstance(reason := given.get("reason", ""), str):
-        raise bad_request('stopping takes {"reason": "..."}, or nothing')
-    return check_reason(reason)
 
 
 def _reader_of(request: Request) -> str:
