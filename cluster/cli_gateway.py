@@ -15,7 +15,8 @@ from cluster.cli_output import as_line
 from cluster.exit_status import ExitStatus, complain
 from cluster.gateway import GatewayOptions
 from cluster.gateway.auth.grant import VERBS
-from cluster.gateway.options import variable, words
+from cluster.gateway.chat.chat import parse_chats
+from cluster.gateway.options import OPTIONS, variable, words
 
 _FIELDS: Final = {setting.name: setting for setting in dataclasses.fields(GatewayOptions)}
 _KINDS: Final = {float: float | None, int: int | None, bool: bool | None}
@@ -26,10 +27,11 @@ def with_gateway(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run_command(**options: Any) -> None:
-        given = {name: options.pop(name) for name in _FIELDS}
+        given = {name: options.pop(OPTIONS.get(name, name)) for name in _FIELDS}
         if given["cors_origins"] is not None:
             given["cors_origins"] = words(given["cors_origins"])
         try:
+            given["chats"] = parse_chats(" ".join(given["chats"] or ()))
             gateway = GatewayOptions(**{name: value for name, value in given.items() if value is not None})
         except ValueError as error:
             raise typer.Exit(complain(error, ExitStatus.USAGE)) from None
@@ -43,7 +45,9 @@ def with_gateway(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(setting: "dataclasses.Field[Any]") -> inspect.Parameter:
-    kind = _KINDS.get(get_type_hints(GatewayOptions)[setting.name], str | None)
+    kind: Any = _KINDS.get(get_type_hints(GatewayOptions)[setting.name], str | None)
+    if setting.name in OPTIONS:
+        kind = list[str] | None
     shown = None if setting.default in (None, ()) else str(setting.default)
     option = typer.Option(
         help=setting.metadata["help"],
@@ -53,7 +57,10 @@ def _parameter(setting: "dataclasses.Field[Any]") -> inspect.Parameter:
         rich_help_panel="Gateway",
     )
     return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=None
+        OPTIONS.get(setting.name, setting.name),
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, option],
+        default=None,
     )
 
 

@@ -208,7 +208,7 @@ class Silo:
         self._parked_page = ParkedPage(listen, has_auth=options.has_auth)
         routes = [
             *health_routes(lambda: self.condition),
-            openapi_route(authenticated=options.has_auth),
+            openapi_route([(chat.path, chat.protocol) for chat in options.chats], authenticated=options.has_auth),
             Route("/parked", self._gateway.authenticated(self._parked_page)),
             *self._gateway.mounts,
         ]

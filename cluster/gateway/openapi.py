@@ -298,22 +298,60 @@ def _streams() -> Schema:
 # -- chats, and the service itself -------------------------------------------------------------------------------------
 
 
+_MESSAGES: Final[Schema] = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+_AI_SDK_POST: Final[Schema] = {
+    "type": "object",
+    "required": ["id", "messages"],
+    "properties": {
+        "id": {"type": "string", "description": "Of the chat: the key of its actor."},
+        "messages": {**_MESSAGES, "description": "The last is the user's."},
+        "trigger": {"enum": ["submit-message", "regenerate-message"]},
+        "messageId": {"type": ["string", "null"]},
+    },
+}
+_AG_UI_POST: Final[Schema] = {
+    "type": "object",
+    "required": ["threadId", "runId", "messages"],
+    "properties": {
+        "threadId": {"type": "string", "description": "Of the chat: the key of its actor."},
+        "runId": {"type": "string", "minLength": 1, "maxLength": 200},
+        "messages": {**_MESSAGES, "description": "The last is the user's."},
+    },
+}
+
+
 def _chat(path: str, protocol: str) -> Schema:
     chat = _path("chat", "Of the chat: the key of its actor.", pattern="^[A-Za-z0-9._~-]{1,200}$")
     post = _operation(
         f"A message of a chat; the answer streams ({protocol}).",
         {200: _EVENTS},
         also=(404, 409, 422, 502),
-        body=_takes_json({"type": "object"}, required=True),
+        body=_takes_json(_AI_SDK_POST if protocol == "ai-sdk" else _AG_UI_POST, required=True),
     )
-    if protocol != "ai-sdk":
-        return {path: {"post": post}}
-    nothing: Schema = {"description": "Nothing runs."}
-    resume = _operation(
-        "Go on with the answer that runs.", {200: _EVENTS, 204: nothing}, also=(404, 502), parameters=[chat]
+    stop = _operation(
+        "Stop the answer that runs.",
+        {202: _json("Whether there was one.", {"type": "object", "required": ["stopped"]})},
+        also=(404, 422, 502),
+        parameters=[chat],
+        body=_takes_json({"type": "object", "properties": {"reason": {"type": "string", "maxLength": 1000}}}),
     )
-    stop = _operation("Stop the answer that runs.", {202: _json("Noted.", {})}, also=(404, 502), parameters=[chat])
-    return {path: {"post": post}, f"{path}/{{chat}}/stream": {"get": resume}, f"{path}/{{chat}}/stop": {"post": stop}}
+    if protocol == "ai-sdk":
+        nothing: Schema = {"description": "Nothing runs."}
+        resume = _operation(
+            "Go on with the answer that runs.", {200: _EVENTS, 204: nothing}, also=(404, 502), parameters=[chat]
+        )
+        return {
+            path: {"post": post}, f"{path}/{{chat}}/stream": {"get": resume}, f"{path}/{{chat}}/stop": {"post": stop}
+        }  # fmt: skip
+    active = _json("What runs in the thread.", {"type": "object"})
+    active["content"] |= _EVENTS["content"]
+    join = _operation(
+        "Join a run, or ask what runs in a thread.",
+        {200: active},
+        also=(404, 502),
+        parameters=[_query("runId", "Of the run."), _query("threadId", "Of the chat."), _query("offset", "-1.")],
+    )
+    return {path: {"post": post, "get": join}, f"{path}/{{chat}}/stop": {"post": stop}}
 
 
 def _service() -> Schema:

@@ -60,7 +60,9 @@ class GatewayOptions:
     event_stream_lifetime: float = _setting("Seconds that server-sent events of a stream last.", default=60.0)
     local_webhooks: bool = _setting("Webhooks may go to this machine over plain HTTP, for development.", default=True)
     pages: str | None = _setting("Folder of web pages that is served to everybody at /.", default=None)
-    chats: tuple[Chat, ...] = _setting("Which chat clients talk to which actors (--chat, SILO_CHAT).", default=())
+    chats: tuple[Chat, ...] = _setting(
+        "A chat for clients: ai-sdk:/PATH=TYPE.HANDLER, or ag-ui:...; repeatable.", default=()
+    )
 
     def __post_init__(self) -> None:
         check_paths(self.chats)
@@ -106,8 +108,8 @@ class GatewayOptions:
             if text:
                 try:
                     found[name] = convert(text)
-                except ValueError:
-                    raise ValueError(f"{variable(name)}={_shown(name, text)} cannot be read") from None
+                except ValueError as error:
+                    raise ValueError(f"{variable(name)}={_shown(name, text)} cannot be read: {error}") from None
         return cls(**found)
 
     def to_environment(self) -> dict[str, str]:
@@ -126,7 +128,7 @@ def variable(name: str) -> str:
 
 
 OPTIONS: Final = {"chats": "chat"}
-"""Settings whose option is called otherwise, as it is given once for each."""
+"""Settings that are given once for each of theirs, by an option that is called like one."""
 
 _ZERO: Final = ("auth_leeway",)
 """Settings that may be 0."""

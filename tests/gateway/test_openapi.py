@@ -22,6 +22,10 @@ class Session(Actor, public=True):
     @handler(public=True)
     async def add(self, a: int, b: int = 1) -> int:
         return a + b
+
+    @handler(public=True)
+    async def write(self, text: str) -> str:
+        return text
 """
 
 CONFIG = """
@@ -35,9 +39,10 @@ CONFIG = """
 include-path-regex = "^/v1/stream/|/ws$"
 checks.positive_data_acceptance.enabled = false
 
-# Any JSON value is a message, and a handler's arguments are what its signature says.
+# Any JSON value is a message, a handler's arguments are what its signature says, and of a chat's messages the last is
+# the user's.
 [[operations]]
-include-path-regex = "/(ask|send)"
+include-path-regex = "/(ask|send)|^/api/"
 checks.positive_data_acceptance.enabled = false
 checks.negative_data_rejection.enabled = false
 """
@@ -46,7 +51,8 @@ checks.negative_data_rejection.enabled = false
 async def test_all_that_is_described_is_served_so(processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    soon = {"SILO_EVENT_STREAM_LIFETIME": "0.2", "SILO_LONG_POLL_TIMEOUT": "0.2"}
+    chats = "ai-sdk:/api/chat=session.write ag-ui:/api/agui=session.write"
+    soon = {"SILO_CHAT": chats, "SILO_EVENT_STREAM_LIFETIME": "0.2", "SILO_LONG_POLL_TIMEOUT": "0.2"}
     silo = processes.silo("n1", app=str(tmp_path / "app.py"), env=soon)
     http = (await silo.ready())[0]["http"]
     assert (await Gateway(http)("GET", "/openapi.json")).json["openapi"] == "3.1.0"
@@ -71,7 +77,7 @@ async def test_all_that_is_described_is_served_so(processes: Processes, tmp_path
 
 @pytest.mark.parametrize("authenticated", [False, True])
 def test_every_refusal_is_described_as_problem_details(authenticated: bool) -> None:
-    found = document([("/api/chat", "ai-sdk")], authenticated=authenticated)
+    found = document([("/api/chat", "ai-sdk"), ("/api/agui", "ag-ui")], authenticated=authenticated)
     assert ("security" in found) == authenticated
     assert {"/api/chat", "/api/chat/{chat}/stream", "/api/chat/{chat}/stop"} <= found["paths"].keys()
     for path, operations in found["paths"].items():
