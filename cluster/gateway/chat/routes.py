@@ -124,11 +124,11 @@ class ChatRoute:
     async def stop(self, request: Request, runtime: Runtime, address: str) -> Response:
         """Stop the turn that answers now; what it has published stays."""
         grant_of(request).check("interrupt", address)
-        body = await read_body(request, self._options.max_body)
+        reason = interrupt_of(await read_body(request, self._options.max_body)).reason
         run = await self.current(runtime, address)
         stopped = run is not None and run.end is None
         if run is not None and stopped:
-            stopped = await actor_ref(address).interrupt(interrupt_of(body).reason, message_id=run.message_id)
+            stopped = await actor_ref(address).interrupt(reason, message_id=run.message_id)
         return JSONResponse({"stopped": stopped}, status_code=202, headers={"Cache-Control": "no-store"})
 
 

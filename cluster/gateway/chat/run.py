@@ -62,9 +62,10 @@ async def follow(
         while progress.started is None and progress.end is None:
             if not await progress.advance():
                 yield ()
-        first = progress.first(run.channel)
-        taken_back = await _taken_back(store, run, first, after)
-        entries = await exits.enter_async_context(hub.follow(ref.channel(run.channel), first - 1 if first else None))
+        history = History(store, run.address, run.channel)
+        first = progress.first((await history.head())[1])
+        entries = await exits.enter_async_context(hub.follow(ref.channel(run.channel), first - 1))
+        taken_back = await _taken_back(history, run, first, after)
         async for batch in _join(entries, progress, run, patience):
             yield [found for found in batch if not taken_back.covers(found)]
 
@@ -95,12 +96,12 @@ class _Progress:
                 self.end = found
         return True
 
-    def first(self, channel: str) -> int:
-        """Where in the channel the turn can have begun to publish."""
+    def first(self, floor: int) -> int:
+        """Where the turn can have begun to publish. ``floor``: where channels begin that were not there before it."""
         if self.started is not None:
-            return self.started.channels.get(channel, 0)
+            return self.started.channels.get(self._run.channel, floor)
         assert self.end is not None
-        return min((first for first, _ in self.end.published.get(channel, [])), default=0)
+        return min((first for first, _ in self.end.published.get(self._run.channel, [])), default=floor)
 
     def is_over(self, seen: int) -> bool:
         """Whether the turn has ended, and all that it has published is below an offset."""
@@ -182,9 +183,8 @@ class _TakenBack:
         return any(reset.first <= found.offset < reset.offset for reset in self._resets)
 
 
-async def _taken_back(store: Store, run: Run, first: int, after: int) -> _TakenBack:
+async def _taken_back(history: History, run: Run, first: int, after: int) -> _TakenBack:
     """The resets of the turn that the channel holds from an offset on."""
-    history = History(store, run.address, run.channel)
     head, _ = await history.head()
     resets: list[Reset] = []
     for begin in range(max(first, head.first), head.next, _AT_ONCE):
