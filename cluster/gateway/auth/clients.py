@@ -1,5 +1,6 @@
 """How much each client may ask for, by its token or by its address."""
 
+import asyncio
 import hashlib
 import ipaddress
 import math
@@ -42,6 +43,13 @@ class Clients:
         """A request came. Raises ``Problem`` 429 if it came too soon."""
         self._counted(name)
 
+    async def pace(self, name: str) -> None:
+        """A message came on an open socket. Returns when it may count: nothing more is read until then."""
+        client = self._refilled(name)
+        client.left -= 1
+        if client.left < 0:
+            await asyncio.sleep(-client.left / self._options.client_rate)
+
     @contextmanager
     def admitted(self, name: str) -> Iterator[None]:
         """A request while it is open, as long as a stream or socket lasts. Raises ``Problem`` 429 if it is too many."""
@@ -56,6 +64,13 @@ class Clients:
             client.open -= 1
 
     def _counted(self, name: str) -> _Client:
+        client, rate = self._refilled(name), self._options.client_rate
+        if client.left < 1:
+            raise _too_many(f"this client may send {rate:g} requests a second", (1 - client.left) / rate)
+        client.left -= 1
+        return client
+
+    def _refilled(self, name: str) -> _Client:
         now, rate, burst = self._clock(), self._options.client_rate, self._options.client_burst
         client = self._clients.get(name)
         if client is None:
@@ -64,9 +79,6 @@ class Clients:
         self._clients.move_to_end(name)
         client.left = min(burst, client.left + (now - client.at) * rate)
         client.at = now
-        if client.left < 1:
-            raise _too_many(f"this client may send {rate:g} requests a second", (1 - client.left) / rate)
-        client.left -= 1
         return client
 
     def _make_room(self) -> None:

@@ -24,9 +24,9 @@ class Guard:
     """Middleware, the same for all of a silo's applications that are not open to everybody.
 
     Where tokens are configured, a request needs one. Its grant is in ``scope["state"]["grant"]``: who answers it checks
-    that before it looks anything up, so that what is refused is refused in the same way whether it exists or not. The
-    number of requests is limited for each token, and for each address that sends none; without tokens not for this
-    machine, whose users are trusted then.
+    that before it looks anything up, so that what is refused is refused in the same way whether it exists or not. How
+    many requests, and messages on sockets, may come is limited for each token, and for each address that sends none;
+    without tokens not for this machine, whose users are trusted then.
     """
 
     def __init__(self, options: GatewayOptions) -> None:
@@ -82,7 +82,22 @@ class _Guarded:
             except Problem as problem:
                 await refuse(problem, scope, receive, send)
                 return
-            await self._app(scope, receive, _choosing_subprotocol(scope, send))
+            if scope["type"] == "websocket":
+                send = _choosing_subprotocol(scope, send)
+                receive = _paced(self._guard.clients, client, receive) if client else receive
+            await self._app(scope, receive, send)
+
+
+def _paced(clients: Clients, client: str, receive: Receive) -> Receive:
+    """A message on a socket counts as a request does, but waits instead of being refused."""
+
+    async def paced() -> Message:
+        message = await receive()
+        if message["type"] == "websocket.receive":
+            await clients.pace(client)
+        return message
+
+    return paced
 
 
 def _choosing_subprotocol(scope: Scope, send: Send) -> Send:

@@ -6,11 +6,21 @@ from typing import Any
 
 import pytest
 
+from actors import Actor, handler
 from cluster import Silo
 from cluster.gateway import GatewayOptions
 from tests.gateway.auth.signing import SECRET
 from tests.gateway.conftest import Open, Shut
 from tests.gateway.http_client import Gateway
+
+
+class Spoken(Actor):
+    """An actor that can be called from outside."""
+
+    @handler(public=True)
+    async def say(self, word: str) -> str:
+        return word
+
 
 Start = Callable[..., Awaitable[Gateway]]
 
@@ -21,7 +31,7 @@ async def start() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def begin(**options: Any) -> Gateway:
-            silo = Silo([Open, Shut], http="127.0.0.1:0", gateway=GatewayOptions(**options))
+            silo = Silo([Open, Shut, Spoken], http="127.0.0.1:0", gateway=GatewayOptions(**options))
             await stack.enter_async_context(silo)
             assert silo.http is not None
             return Gateway(silo.http)

@@ -1,11 +1,12 @@
 """Handshakes of WebSockets: from which pages, with which token, and that a refusal comes before anything is opened."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 import pytest
 from starlette.routing import Mount
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -18,7 +19,7 @@ from cluster.gateway.security import BrowserSecurity
 from cluster.gateway.server import Server
 from tests.gateway.auth.signing import SECRET, bearer, signed
 
-Serve = Callable[[GatewayOptions], Awaitable[str]]
+Serve = Callable[..., Awaitable[str]]
 
 
 async def tell(scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,14 +31,21 @@ async def tell(scope: Scope, receive: Receive, send: Send) -> None:
     await socket.close()
 
 
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    socket = WebSocket(scope, receive, send)
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text)
+
+
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Serve this under the gateway's guard; returns host:port."""
     async with AsyncExitStack() as stack:
 
-        async def begin(options: GatewayOptions) -> str:
+        async def begin(options: GatewayOptions, served: ASGIApp = tell) -> str:
             guard = Guard(options)
-            app = BrowserSecurity(guard.wrap(tell), options, open_to_all=options.has_auth)
+            app = BrowserSecurity(guard.wrap(served), options, open_to_all=options.has_auth)
             server = Server(options, [Mount("/", app)])
             stack.push_async_callback(server.stop)
             return await server.start("127.0.0.1:0")
@@ -138,6 +146,25 @@ async def test_without_a_good_token_nothing_is_opened(serve: Serve) -> None:
         assert answer.startswith("401")
         assert "NotAuthenticated" in answer
     assert not (await said(address, offered=["agentsilo", f"bearer.{long_lived}"])).startswith("4")
+
+
+async def test_messages_on_a_socket_count_as_requests_do_but_wait(serve: Serve) -> None:
+    """Also when many sockets of one token share them. None is lost."""
+    options = GatewayOptions(auth_secret=SECRET, client_burst=4, client_rate=20)
+    address = await serve(options, echo)
+    token = bearer(signed())
+    async with AsyncExitStack() as stack:
+        sockets = [
+            await stack.enter_async_context(connect(f"ws://{address}/", additional_headers=token, proxy=None))
+            for _ in range(2)
+        ]
+        began = time.monotonic()
+        for socket in sockets:
+            for number in range(8):
+                await socket.send(str(number))
+        for socket in sockets:
+            assert [await socket.recv() for _ in range(8)] == [str(number) for number in range(8)]
+        assert time.monotonic() - began > (2 * 8 - 2) / 20 - 0.1, "two were left of the burst"
 
 
 async def test_open_sockets_are_counted(serve: Serve) -> None:

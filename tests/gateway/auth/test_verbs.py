@@ -13,6 +13,7 @@ from tests.gateway.http_client import Gateway, Response
 
 JSON = {"Content-Type": "application/json"}
 PULL = json.dumps({"type": "pull-wake", "streams": ["s"], "wake_stream": "w"})
+SAY = '{"args": ["x"]}'
 S, C, SUB = "/v1/stream/s", "/v1/stream/open-1/output", "/v1/stream/__ds/subscriptions/p"
 
 REQUESTS = [
@@ -38,11 +39,15 @@ REQUESTS = [
     ("DELETE", SUB, "", "admin"),
     ("GET", "/v1/stream/__ds/nothing", "", "admin"),
     ("GET", "/parked", "", "admin"),
+    ("POST", "/v1/actors/spoken-1/send/say", SAY, "send"),
+    ("POST", "/v1/actors/spoken-1/ask/say", SAY, "ask"),
+    ("POST", "/v1/actors/open-1/interrupt", "", "interrupt"),
+    ("GET", "/v1/actors/open-1/events", "", "read"),
 ]
 
 
 async def ask(gateway: Gateway, method: str, path: str, body: str, token: str) -> Response:
-    if "sse" not in path:
+    if "sse" not in path and "events" not in path:
         return await gateway(method, path, body, {**bearer(token), **JSON})
     async with gateway.opened(method, path, body.encode(), {**bearer(token), **JSON}) as (status, headers, reader):
         return Response(status, headers, await reader.read() if status != 200 else b"")
@@ -97,6 +102,24 @@ def _verbs_named(bodies: set[bytes]) -> Iterator[bytes]:
     for body in bodies:
         if any(f"'{verb}'".encode() in body for verb in VERBS):
             yield body
+
+
+async def test_whether_actors_and_their_types_are_there_is_told_to_those_who_may_use_them(guarded: Gateway) -> None:
+    for method, action in (
+        ("POST", "send"),
+        ("POST", "ask/say"),
+        ("POST", "interrupt"),
+        ("GET", "events"),
+        ("PUT", "ask"),
+    ):
+        seen = {
+            (answer.status, answer.body)
+            for name in ("open-1", "shut-1", "nobody-1", "durable_stream-1")
+            for answer in [await guarded(method, f"/v1/actors/{name}/{action}", "", bearer(signed(act="else-*")))]
+        }
+        assert {status for status, _ in seen} == {403}
+        assert len(seen) == 1
+    assert (await guarded("POST", "/v1/actors/nobody-1/ask", "", bearer(signed()))).status == 404
 
 
 async def test_a_token_for_one_actor_is_for_all_of_its_channels_and_nothing_else(guarded: Gateway) -> None:
