@@ -151,7 +151,7 @@ class Gateway:
         except ValueError as error:
             raise bad_request(str(error)) from None
         if path.partition("/")[0] == RESERVED:  # it has verbs of its own
-            return await self._subscriptions.handle(request, path.removeprefix(RESERVED).lstrip("/"))
+            return await self._subscriptions.handle(request, runtime.store, path.removeprefix(RESERVED).lstrip("/"))
         grant_of(request).check(_VERBS.get(request.method, "admin"), *resources(path))
         channel = self._channels.find(runtime, path)
         if channel is not None:

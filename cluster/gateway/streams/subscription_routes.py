@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from actors import actor_ref
+from actors.ports import Store
 from cluster.gateway.auth import Grant, grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
 from cluster.gateway.streams.appender import PATIENCE
 from cluster.gateway.streams.free_standing import root_of
-from cluster.gateway.streams.names import RESERVED, ROOT, check_path, resources, stream_key
+from cluster.gateway.streams.names import RESERVED, ROOT, SUBSCRIPTION, check_path, resources, stream_key
 from cluster.gateway.streams.offsets import parse_offset
 from cluster.gateway.streams.subscription import Subscription
 from cluster.gateway.streams.subscription_state import (
@@ -78,16 +79,18 @@ class Subscriptions:
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
 
-    async def handle(self, request: Request, path: str) -> Response:
+    async def handle(self, request: Request, store: Store, path: str) -> Response:
         """Any request; ``path`` is what follows the prefix. Raises ``Problem`` or an ``ActorError``."""
         match request.method, path.split("/", 3):
             case "GET" | "HEAD", ["jwks.json"]:
                 return await _jwks()
             case "POST", ["subscriptions", name, "callback" | "ack"]:
-                return await self._acknowledge(request, name)
+                return await self._acknowledge(request, store, name)
             case "POST", ["subscriptions", name, "release"]:
                 held = await _body(request, _Held)
-                self._checked_wake(await _subscription(name).give_back(_grasp(request, held)))
+                grasp = _grasp(request, held)
+                subscription = await self._held_subscription(store, name)
+                self._checked_wake(await subscription.give_back(grasp))
                 return Response(status_code=204)
         grant = grant_of(request)
         grant.check("admin", f"{RESERVED}/{path}")
@@ -124,15 +127,27 @@ class Subscriptions:
             info["webhook"] = {**info["webhook"], "signing": signing}
         return _told(info, status=201 if outcome.code == "created" else 200)
 
-    async def _acknowledge(self, request: Request, name: str) -> Response:
+    async def _acknowledge(self, request: Request, store: Store, name: str) -> Response:
         held = await _body(request, _Held)
         for ack in held.acks:
             try:
                 parse_offset(ack.offset)
             except ValueError as error:
                 raise _invalid(str(error)) from None
-        outcome = await _subscription(name).acknowledge(_grasp(request, held), held.acks, held.done)
+        grasp = _grasp(request, held)
+        subscription = await self._held_subscription(store, name)
+        outcome = await subscription.acknowledge(grasp, held.acks, held.done)
         return _told({"ok": True, "next_wake": self._checked_wake(outcome).next_wake})
+
+    async def _held_subscription(self, store: Store, name: str) -> Subscription:
+        """The subscription, for who has no token but that of a wake.
+
+        Where others need one, nobody without may wake actors that are not there: names without end would fill memory
+        and store. Raises ``Problem`` then.
+        """
+        if self._options.has_auth and await store.state(f"{SUBSCRIPTION}-{stream_key(name)}") is None:
+            _checked(SubscriptionOutcome("fenced"))
+        return _subscription(name)
 
     def _checked_wake(self, outcome: SubscriptionOutcome) -> SubscriptionOutcome:
         """Of what the token of a wake is enough for: who has none is not told what there is."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster import Silo
+from cluster.gateway import GatewayOptions
 from cluster.gateway.auth.grant import VERBS
 from tests.gateway.auth.conftest import Start
 from tests.gateway.auth.signing import SECRET, bearer, signed
@@ -200,6 +202,19 @@ async def test_the_token_of_a_wake_is_enough_for_the_wake_and_others_learn_nothi
     for method in ("GET", "PUT", "DELETE"):
         assert (await guarded(method, SUB + "/ack", "", bearer(claimed["token"]))).status == 401
     assert (await guarded("GET", S, headers=bearer(claimed["token"]))).status == 401
+
+
+async def test_who_has_no_token_wakes_no_actors() -> None:
+    """Otherwise names without end would fill memory and store."""
+    async with Silo([], http="127.0.0.1:0", gateway=GatewayOptions(auth_secret=SECRET)) as silo:
+        assert silo.http is not None
+        held = json.dumps({"wake_id": "w", "generation": 1})
+        for action in ("ack", "callback", "release"):
+            path = f"/v1/stream/__ds/subscriptions/none/{action}"
+            assert (await Gateway(silo.http)("POST", path, held, {**bearer("x"), **JSON})).status == 409
+        await Gateway(silo.http)("GET", "/v1/stream/none")
+        await Gateway(silo.http)("GET", "/v1/actors/open-1/events")
+        assert not silo.runtime.activations
 
 
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
