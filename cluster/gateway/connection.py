@@ -228,10 +228,8 @@ class HttpConnection(HttpToolsProtocol):
         self._wait("")
         self._unset_keepalive_if_required()
         cycle: RequestResponseCycle | None = self.cycle
-        if (
-            cycle is not None and self._is_answering and self._in_head
-        ):  # an earlier request, whose answer shall be the last
-            cycle.keep_alive = False
+        if cycle is not None and self._is_answering and self._in_head:
+            cycle.keep_alive = False  # of an earlier request: its answer shall be the last
             return
         said = False
         if cycle is not None and not self._in_head:  # it is this request's body
