@@ -72,7 +72,10 @@ async def test_who_knows_its_key_does_not_wait_for_a_look_at_others() -> None:
         await keys.stop()
 
 
-@pytest.mark.parametrize("broken", [b"", b"{}", b"[]", b'{"keys": 5}', b"<html>", b"[" * 20_000, b"\xff", b" " * 2**21])
+TOO_LARGE = json.dumps({"keys": [jwk(OTHER_RSA, "new")]}).encode() + b" " * 2**20
+
+
+@pytest.mark.parametrize("broken", [b"", b"{}", b"[]", b'{"keys": 5}', b"<html>", b"[" * 20_000, b"\xff", TOO_LARGE])
 async def test_while_keys_cannot_be_read_the_old_ones_stay(
     start: Start, broken: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,7 +83,7 @@ async def test_while_keys_cannot_be_read_the_old_ones_stay(
         gateway = await start(auth_jwks=publisher.url, auth_jwks_refresh=0.02)
         publisher.body = broken
         await eventually("it is noticed", lambda: "the keys that were read before stay" in caplog.text)
-        assert await status(gateway, OLD) == 404
+        assert (await status(gateway, OLD), await status(gateway, NEW)) == (404, 401)
         publisher.status = 500
         asked = publisher.asked
         await eventually("it is asked again", lambda: publisher.asked > asked + 1)

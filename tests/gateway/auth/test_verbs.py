@@ -135,6 +135,8 @@ async def test_a_token_for_one_actor_is_for_all_of_its_channels_and_nothing_else
         answer = await guarded("GET", f"/v1/stream/{path}", headers=token)
         assert answer.status == (404 if path == "open-1" else 403), path
     assert (await guarded("GET", "/v1/stream/%6Fpen-1%2Foutput", headers=token)).json == [1], "the same name"
+    nobody = await guarded("GET", "/v1/stream/nobody-1/output", headers=bearer(signed(act="nobody-1")))
+    assert nobody.status == 404, "it is granted by its form, whether or not there is such a type"
 
 
 async def test_a_token_may_be_for_one_channel(guarded: Gateway) -> None:
