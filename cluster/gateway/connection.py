@@ -1,6 +1,8 @@
 """One HTTP connection: uvicorn's on httptools, with an end to everything that a client may do to it."""
 
 import asyncio
+import ipaddress
+import re
 from typing import Any, Final, Literal, TypeAlias
 
 import httptools
@@ -17,6 +19,8 @@ _MOST_HEADERS: Final = 256
 _MOST_PIPELINED: Final = 16
 _LINGER: Final = 5.0
 """Seconds for a client that was refused to stop sending: who is cut off while it sends does not see the answer."""
+
+_HOST: Final = re.compile(rb"(\[(?P<ip>[0-9A-Fa-f:.]+)\]|[\w.~%!$&'()*+,;=-]*)(:(?P<port>[0-9]{0,5}))?", re.ASCII)
 
 _Wait: TypeAlias = Literal["", "head", "body"]
 
@@ -190,8 +194,9 @@ class HttpConnection(HttpToolsProtocol):
         """The head is complete."""
         if self._size() > self._limits.max_head:
             raise self._head_too_large()
-        if sum(name == b"host" for name, _ in self.headers) > 1:
-            raise bad_request("there are several Host headers")
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or not all(map(_is_host, hosts)):
+            raise bad_request("a request has one Host header: a name or address, and perhaps a port")
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise Problem(429, "TooManyRequests", f"at most {_MOST_PIPELINED} requests may wait on one connection")
         super().on_headers_complete()
@@ -242,3 +247,17 @@ class HttpConnection(HttpToolsProtocol):
         self.transport.write(last_words(problem))
         self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER, self.transport.abort)
+
+
+def _is_host(value: bytes) -> bool:
+    """Whether a Host header can be made a URL of (RFC 3986, 3.2): everything behind this takes that for granted."""
+    found = _HOST.fullmatch(value)
+    if found is None or int(found["port"] or 0) > 65_535:
+        return False
+    if found["ip"] is None:
+        return True
+    try:
+        ipaddress.IPv6Address(found["ip"].decode())
+    except ValueError:
+        return False
+    return True

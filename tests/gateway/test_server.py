@@ -164,6 +164,23 @@ async def test_what_is_no_http_is_told_so(house: House, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "host",
+    [
+        "[", "]", "a[b", "[::1", "::1", "[::g]", "[:::]", "[1.2.3.4]", "[v1.x]", "a b", "a/b", "a@b", "a?b", "a#b", "é",
+        "a:b", "a:70000", "a:1:2", "a\\b", "<a>",
+    ],
+)  # fmt: skip
+async def test_a_host_that_is_none_is_refused_before_anybody_makes_a_url_of_it(house: House, host: str) -> None:
+    check_problem(await house.tell(f"GET /take HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()), 400)
+
+
+@pytest.mark.parametrize("host", ["", "a", "a:80", "a:", "1.2.3.4:80", "[::1]", "[::ffff:1.2.3.4]:80", "a_b.example."])
+async def test_hosts(house: House, host: str) -> None:
+    raw = f"GET /take HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    assert (await house.tell(raw.encode()))[0] == 200
+
+
+@pytest.mark.parametrize(
     "head",
     [
         b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
