@@ -102,6 +102,12 @@ class Gateway:
         if scope["type"] == "websocket":
             await self._converse(scope, receive, send)
             return
+        response = await self._respond(scope, receive)  # what is not needed any more is gone while it is sent
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response | None:
+        """What to answer; None if the client has left."""
         incoming = Incoming(scope, receive)
         request = Request(scope, incoming.receive)
         try:
@@ -109,12 +115,12 @@ class Gateway:
         except (Problem, ActorError) as error:
             response = response_for(error)
         except ClientDisconnect:
-            return
+            return None
         except Exception as error:
             log.exception("%s %s could not be answered", request.method, request.url.path)
             response = response_for(error)
         await incoming.drain()
-        await response(scope, receive, send)
+        return response
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

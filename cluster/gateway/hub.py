@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
-from weakref import WeakSet
 
 from actors.channel import Channel, Event
 from actors.errors import ClusterUnavailable, OffsetGone
@@ -32,7 +31,6 @@ class Hub:
     def __init__(self, runtime: Callable[[], Runtime | None]) -> None:
         self._runtime = runtime
         self._feeds: dict[tuple[str, str], Feed] = {}
-        self._followers: WeakSet[Follower] = WeakSet()
         self.closed = False
 
     def follow(self, channel: Channel, after: int | None) -> "Follower":
@@ -44,32 +42,21 @@ class Hub:
         self.closed = True
         for feed in self._feeds.values():
             feed.stop()
-        for follower in self._followers:
-            follower.wake()
 
-    def enter(self, follower: "Follower") -> Runtime:
-        """One more reads. Raises ``ClusterUnavailable`` while the silo takes no messages."""
+    @property
+    def runtime(self) -> Runtime:
+        """The engine. Raises ``ClusterUnavailable`` while the silo takes no messages."""
         runtime = self._runtime()
         if runtime is None or self.closed:
             raise _leaving()
-        self._followers.add(follower)
         return runtime
-
-    def leave(self, follower: "Follower", feed: Feed | None) -> None:
-        """One reads no more."""
-        self._followers.discard(follower)
-        if feed is not None:
-            self.part(follower, feed)
 
     def join(self, follower: "Follower", channel: Channel, offset: int) -> Feed:
         """The feed of a channel, for a follower that has everything below the offset."""
         key = channel._ref.address, channel.name
         feed = self._feeds.get(key)
         if feed is None or feed.over:
-            runtime = self._runtime()
-            if runtime is None or self.closed:
-                raise _leaving()
-            feed = self._feeds[key] = Feed(runtime, channel, offset, room=self._room)
+            feed = self._feeds[key] = Feed(self.runtime, channel, offset, room=self._room)
         feed.followers.add(follower)
         return feed
 
@@ -101,7 +88,7 @@ class Follower:
     """
 
     __slots__ = (
-        "__weakref__", "_channel", "_closed_at", "_end", "_feed", "_first", "_fresh", "_history", "_hub", "_waiter",
+        "_channel", "_closed_at", "_end", "_feed", "_first", "_fresh", "_history", "_hub", "_waiter",
         "ended", "reborn",
     )  # fmt: skip
 
@@ -122,8 +109,7 @@ class Follower:
 
     async def open(self) -> None:
         """Find out where the channel begins and ends. Entering does that, too. Raises ``OffsetGone``."""
-        runtime = self._hub.enter(self)
-        self._history = History(runtime.store, self._channel._ref.address, self._channel.name)
+        self._history = History(self._hub.runtime.store, self._channel._ref.address, self._channel.name)
         await self._look()
 
     async def __aenter__(self) -> Self:
@@ -134,7 +120,8 @@ class Follower:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hub.leave(self, self._feed)
+        if self._feed is not None:
+            self._hub.part(self, self._feed)
 
     @property
     def position(self) -> int:

@@ -36,12 +36,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        del self.raw_headers
         task = asyncio.current_task()
         assert task is not None
         watching = asyncio.create_task(_disconnected(receive))
         watching.add_done_callback(lambda watch: None if watch.cancelled() else task.cancel())
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with contextlib.aclosing(self._frames):
                 async for frame in self._frames:
                     await send({"type": "http.response.body", "body": frame, "more_body": True})

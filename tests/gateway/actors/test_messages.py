@@ -198,6 +198,11 @@ async def test_methods(gateway: Gateway) -> None:
         assert (refused.status, refused.headers["allow"]) == (405, f"{allowed}, OPTIONS")
 
 
+async def test_a_socket_is_no_page(gateway: Gateway) -> None:
+    refused = await gateway("GET", "/v1/actors/desk-1/ws")
+    assert (refused.status, refused.headers["upgrade"]) == (426, "websocket")
+
+
 async def test_a_body_over_the_limit(gateway: Gateway) -> None:
     assert (await gateway("POST", "/v1/actors/desk-1/ask", b'"' + b"x" * 2**20 + b'"')).status == 413
 

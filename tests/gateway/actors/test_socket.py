@@ -251,8 +251,8 @@ async def test_a_client_that_takes_nothing_is_let_go() -> None:
             ws.connection.transport.pause_reading()
             await actor_ref("desk-1").say("x" * 100_000, 200)
             assert silo._gateway is not None
-            followers = silo._gateway._hub._followers
-            await eventually("nobody follows", lambda: len(followers) == 0)
+            (feed,) = silo._gateway._hub._feeds.values()
+            await eventually("nobody follows", lambda: len(feed.followers) == 0)
             ws.connection.transport.resume_reading()
             got = [frame["offset"] for frame in await ws.all()]
         assert got == list(range(len(got)))
