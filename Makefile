@@ -12,13 +12,16 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test lint format types imports unit bench lock clean
+.PHONY: help install demo chat test lint format types imports unit bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed ## a cluster, a language model and a dozen stories; INTERACTIVE=1 lets you type
 	$(BIN)/python -m examples.demo $(if $(filter-out 0,$(INTERACTIVE)),--interactive)
+
+chat: $(VENV)/.installed ## a story that a model writes, on a page; PORT=8080 chooses where
+	$(BIN)/python -m examples.chat $(if $(PORT),--port $(PORT))
 
 test: lint types imports unit ## everything that CI checks
 

@@ -27,6 +27,7 @@ async def run(*, port: int, data: Path) -> None:
     ):
         print(f"The model is {model.model} at {model.url}.")
         print("The silos are", ", ".join(f"{silo.name} (pid {silo.pid})" for silo in cluster.silos) + "; kill one.")
+        print(f"Look around with `silo actors --etcd {cluster.etcd}`, and the like.")
         print(f"Open http://{address}/ in as many tabs as you like. Ctrl-C ends it.", flush=True)
         await asyncio.Event().wait()
 

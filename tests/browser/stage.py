@@ -70,7 +70,7 @@ class Stage:
 
 
 class Truth:
-    """What the cluster knows of a story, told by a client that never sees the page."""
+    """What the cluster knows of a story, told to a client that never sees the page."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -96,6 +96,11 @@ class Truth:
                     if len([turn for turn in turns if turn.end]) == count:
                         break
         return turns
+
+    async def write(self, name: str, line: str) -> None:
+        """Somebody without a browser writes a line."""
+        with calling_from(self.client):
+            await Session.ref(name).write.send(line)
 
     async def home(self, name: str) -> str:
         """The silo on which the story lives now, "" if it sleeps."""

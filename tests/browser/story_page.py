@@ -6,7 +6,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.browser.stage import Turn
 
-LIMIT = 15_000.0
+LIMIT = 30_000.0
 """Milliseconds."""
 
 _TURNS = """() => [...document.querySelectorAll(".turn")].map((turn) => [

@@ -1,7 +1,7 @@
 // A WebSocket to the actors of a cluster. It knows nothing of the page that uses it.
 
 const FIRST_DELAY = 250; // milliseconds until the second attempt to connect; doubled for each one after it
-const LONGEST_DELAY = 8_000;
+const LONGEST_DELAY = 5_000;
 const OPENING_LIMIT = 5_000; // for a connection to be made
 const SILENCE = 10_000; // after so much of it the page asks whether the other side is still there
 const ANSWER_LIMIT = 5_000; // for the answer to that
