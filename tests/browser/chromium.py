@@ -35,7 +35,11 @@ async def chromium(profile: Path) -> AsyncIterator[Browser]:
     """A browser with a profile of its own."""
     path = find_chromium()
     async with async_playwright() as playwright:
-        environment: dict[str, str | float | bool] = {**os.environ, "HOME": str(profile), "XDG_CONFIG_HOME": str(profile)}
+        environment: dict[str, str | float | bool] = {
+            **os.environ,
+            "HOME": str(profile),
+            "XDG_CONFIG_HOME": str(profile),
+        }
         browser = await playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS), env=environment)
         try:
             yield browser

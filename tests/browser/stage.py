@@ -102,6 +102,11 @@ class Truth:
         with calling_from(self.client):
             await Session.ref(name).write.send(line)
 
+    async def delete(self, name: str) -> None:
+        """Somebody deletes the story."""
+        with calling_from(self.client):
+            await Session.ref(name).delete()
+
     async def home(self, name: str) -> str:
         """The silo on which the story lives now, "" if it sleeps."""
         return (await self.client.placements("session")).get(f"session-{name}", "")

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import BrowserContext, expect
 
 from cluster.etcd import EtcdServer
+from examples.chat.__main__ import PAGES
+from examples.chat.balancer import balanced
 from tests.browser.chromium import Complaints
 from tests.browser.conftest import OpenPage
-from tests.browser.stage import Stage, Truth, staged
+from tests.browser.model import scripted_model
+from tests.browser.stage import APP, Stage, Truth, Turn, staged
+from tests.browser.story_page import LIMIT, StoryPage
 from tests.browser.test_story import same
+from tests.cluster.processes import Processes
 from tests.cluster.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -149,6 +154,35 @@ async def test_stop_after_a_cut_stops_only_the_turn_that_it_was_meant_for(
     stage.model.end()
     shown = await page.ends("finished", "finished")
     await same(truth, name, shown)
+
+
+async def test_a_story_that_its_silo_has_forgotten_is_read_from_its_beginning(
+    context: BrowserContext, complaints: Complaints, tmp_path: Path
+) -> None:
+    """A silo whose store is its memory comes back with nothing: the page is behind a tail that is no more."""
+    complaints.expect(*BROKEN)
+    options = ("--store", "memory:")
+    http: list[str] = []
+    async with Processes(tmp_path) as processes, scripted_model() as model, balanced(http) as address:
+        env = {"LOCAL_MODEL_URL": model.url, "SILO_PAGES": str(PAGES)}
+        first = processes.silo("n1", *options, app=APP, env=env)
+        http[:] = [(await first.ready())[0]["http"]]
+        tab = await context.new_page()
+        complaints.watch(tab)
+        page = StoryPage(tab, f"http://{address}")
+        await page.open("forgotten")
+        model.say(" it was.")
+        model.end()
+        await page.write("Long ago")
+        await page.ends("finished")
+        await first.kill()
+        second = processes.silo("n1", *options, app=APP, env=env)
+        http[:] = [(await second.ready())[0]["http"]]
+        await expect(tab.get_by_role("heading", name="Write the first line")).to_be_visible(timeout=LIMIT)
+        model.say(" it is.")
+        model.end()
+        await page.write("Now")
+        assert await page.ends("finished") == [Turn("Now", " it is.", "finished")]
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -190,6 +190,24 @@ async def test_another_name_in_the_address_is_another_story(
     await same(truth, fresh, second)
 
 
+async def test_a_deleted_story_is_gone_from_the_page_and_can_begin_anew(
+    stage: Stage, truth: Truth, open_page: OpenPage, name: str
+) -> None:
+    page = await open_page(name)
+    for beginning in ("Once", "Once again"):
+        stage.model.say(" upon a time.")
+        stage.model.end()
+        await page.write(beginning)
+        shown = await page.ends("finished")
+        assert shown == [Turn(beginning, " upon a time.", "finished")]
+        await page.page.reload()
+        assert await page.ends("finished") == shown
+        await truth.delete(name)
+        await expect(page.page.get_by_role("heading", name="Write the first line")).to_be_visible()
+        assert await page.turns() == []
+        await page.status("live")
+
+
 async def test_it_can_be_used_with_a_keyboard_on_a_phone(stage: Stage, open_page: OpenPage, name: str) -> None:
     page = await open_page(name)
     await page.page.set_viewport_size({"width": 320, "height": 560})

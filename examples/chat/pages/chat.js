@@ -266,6 +266,7 @@ page.compose.addEventListener("submit", (event) => {
   const line = page.line.value.trim();
   if (!line) return;
   page.line.value = "";
+  grow();
   following = true;
   const added = lines.add(line, story.turn?.id);
   if (wire.isOpen && tail !== null) deliver(added);
@@ -285,7 +286,10 @@ page.line.addEventListener("keydown", (event) => {
   event.preventDefault();
   page.compose.requestSubmit();
 });
-page.line.addEventListener("input", () => show());
+page.line.addEventListener("input", () => {
+  grow();
+  show();
+});
 page.fresh.addEventListener("click", () => (location.hash = randomName()));
 for (const opening of page.empty.querySelectorAll("button")) {
   opening.addEventListener("click", () => {
@@ -335,6 +339,13 @@ function watching(count) {
 function notice(text) {
   page.notice.hidden = !text;
   page.notice.textContent = text;
+}
+
+/** Make room for what is written, where CSS cannot (field-sizing). */
+function grow() {
+  if (CSS.supports("field-sizing", "content")) return;
+  page.line.style.height = "auto";
+  page.line.style.height = `${page.line.scrollHeight}px`;
 }
 
 function scroll() {
