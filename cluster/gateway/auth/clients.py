@@ -6,9 +6,11 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
 from typing import Final
 
 from starlette.types import Scope
@@ -21,11 +23,19 @@ _MOST_CLIENTS: Final = 10_000
 
 @dataclass(slots=True)
 class _Client:
-    """A token bucket, and how many requests are open."""
+    """A token bucket, and how many requests are open. As a context manager it is one of those, which ends."""
 
     left: float
     at: float
     open: int = 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.open -= 1
 
 
 class Clients:
@@ -50,18 +60,17 @@ class Clients:
         if client.left < 0:
             await asyncio.sleep(-client.left / self._options.client_rate)
 
-    @contextmanager
-    def admitted(self, name: str) -> Iterator[None]:
-        """A request while it is open, as long as a stream or socket lasts. Raises ``Problem`` 429 if it is too many."""
+    def admitted(self, name: str) -> AbstractContextManager[None]:
+        """A request that is open from now on until the end of the context, as long as a stream or socket lasts.
+
+        Raises ``Problem`` 429 if it is too many.
+        """
         client = self._counted(name)
         most = self._options.client_concurrency
         if client.open >= most:
             raise _too_many(f"{most} requests and streams are open for this client; close some", 1.0)
         client.open += 1
-        try:
-            yield
-        finally:
-            client.open -= 1
+        return client
 
     def _counted(self, name: str) -> _Client:
         client, rate = self._refilled(name), self._options.client_rate
@@ -100,7 +109,11 @@ def name_of_token(token: str) -> str:
 
 def name_of_address(scope: Scope) -> str:
     """What stands for where a request came from; of IPv6 the network, which is what one client has. "" for here."""
-    host = scope["client"][0] if scope.get("client") else ""
+    return _name_of_host(scope["client"][0] if scope.get("client") else "")
+
+
+@lru_cache(maxsize=1024)
+def _name_of_host(host: str) -> str:
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:

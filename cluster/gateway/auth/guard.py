@@ -1,7 +1,7 @@
 """What requests pass before anything of the gateway looks at them: who asks, and whether it asks for too much."""
 
 import re
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -74,14 +74,13 @@ class _Guarded:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        with ExitStack() as open_requests:
-            try:
-                client = await self._guard.identify(scope)
-                if client:
-                    open_requests.enter_context(self._guard.clients.admitted(client))
-            except Problem as problem:
-                await refuse(problem, scope, receive, send)
-                return
+        try:
+            client = await self._guard.identify(scope)
+            request = self._guard.clients.admitted(client) if client else nullcontext()
+        except Problem as problem:
+            await refuse(problem, scope, receive, send)
+            return
+        with request:
             if scope["type"] == "websocket":
                 send = _choosing_subprotocol(scope, send)
                 receive = _paced(self._guard.clients, client, receive) if client else receive
