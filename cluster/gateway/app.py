@@ -1,7 +1,7 @@
 """The gateway as an ASGI application: from the path of a request to what answers it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -94,9 +94,9 @@ class Gateway:
         self._actors.close()
         self._hub.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """See ASGI."""
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

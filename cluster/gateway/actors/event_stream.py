@@ -40,8 +40,7 @@ class EventStream(Response):
         del self.raw_headers
         task = asyncio.current_task()
         assert task is not None
-        watching = asyncio.create_task(_disconnected(receive))
-        watching.add_done_callback(lambda watch: None if watch.cancelled() else task.cancel())
+        watching = asyncio.create_task(_cancel_at_the_end(task, receive))
         try:
             async with contextlib.aclosing(self._frames):
                 async for frame in self._frames:
@@ -55,9 +54,11 @@ class EventStream(Response):
             watching.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _cancel_at_the_end(task: "asyncio.Task[object]", receive: Receive) -> None:
+    """Cancel a task when the client leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    task.cancel()
 
 
 async def items_response(items: AsyncIterator[object]) -> Response:

@@ -72,9 +72,8 @@ class Tail:
         Raises ``TimeoutError``; ``EOFError`` when the stream is gone; ``ClusterUnavailable`` when the silo leaves.
         """
         while True:
-            entries = [
-                entry for event in await self._follower.next(timeout) if (entry := self.entry(event)) is not None
-            ]
+            came = await self._follower.entries(timeout)
+            entries = [entry for one in came if (entry := self.entry(one.event)) is not None]
             if entries:
                 return entries
 
