@@ -175,10 +175,11 @@ def _targets(parts: Sequence[Part], written: Comparison, read: Comparison, idle:
         what = f"ms from publisher to reader, p50, {TARGET_READERS} readers"
         yield Target.at_most(TARGET_LATENCY * 1e3, latency, what)
     if Part.idle in parts:
-        ours = [row for row in idle if row.contestant == OURS]
-        largest = max((row.bytes_each for row in ours), key=lambda each: each.median, default=None)
-        connected = Spread.of([row.subscribers for row in ours]) if ours else None
-        yield Target.at_most(TARGET_MEMORY, largest, "bytes of an idle subscriber")
+        ours = {row.kind: row for row in idle if row.contestant == OURS}
+        for kind, title in KINDS.items():
+            each = ours[kind].bytes_each if kind in ours else None
+            yield Target.at_most(TARGET_MEMORY, each, f"bytes of an idle subscriber {title}")
+        connected = Spread.of([row.subscribers for row in ours.values()]) if ours else None
         yield Target.at_least(SUBSCRIBERS, connected, "idle subscribers of one silo")
 
 
