@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from actors import activating, arriving, busy, failure, leaving, rollback, writing
+from actors import activating, arriving, busy, failure, leaving, rollback, waiting, writing
 from actors.actor import Actor, ActorType
 from actors.builtin import SUBSCRIBE
 from actors.durable import Counter, Durable, Write
@@ -110,7 +110,12 @@ class Activation:
     @property
     def busy(self) -> bool:
         """Whether anything runs or waits, or is on its way."""
-        if self._turn is not None or self._beside or self._mailbox or self._arrivals:
+        if self._turn is not None:
+            if not waiting.may_sleep(self, self._turn):
+                return True
+        elif self._mailbox:
+            return True
+        if self._beside or self._arrivals:
             return True
         return self.durable is not None and self.durable.busy
 
@@ -231,6 +236,7 @@ class Activation:
         if self.status is not Status.ACTIVE or self._committing is not None:
             return
         if self._closing_for is not None:
+            waiting.let_go(self, self._closing_for)
             if self._turn is None and not self._beside and not (self.durable is not None and self.durable.writes):
                 self._close()
             return  # what waits is for the next activation
@@ -335,12 +341,31 @@ class Activation:
         if renew:
             self._start_anew()
 
+    def rests(self) -> None:
+        """The running turn waits for a signal, perhaps for long."""
+        self.last_used = self.runtime.loop.time()
+        if self._closing_for is not None:
+            self._schedule_next()
+
+    def forget(self, turn: Turn, *, again: bool) -> None:
+        """The running turn is run by another activation, ``again`` in this silo if it may."""
+        self._turn = None
+        if again:
+            self._carried = [*self._carried, turn]
+
+    def drain_mail(self) -> None:
+        """Nobody needs what waits to be run by this activation."""
+        for _ in self._mailbox.drain():
+            pass
+
     def _over(self, turn: Turn) -> None:
         self.last_used = self.runtime.loop.time()
         if turn is self._turn:
             self._turn = None
         elif self._beside is not None:
             self._beside.pop(turn, None)
+        if self._turn is not None and turn.spec.lane is Lane.CONTROL and not turn.spec.builtin:
+            self._turn.pinned = self._state is not None  # what it may have changed belongs to the running turn
         if self._mailbox or self._closing_for is not None:
             self._schedule_next()
 

@@ -18,6 +18,7 @@ from actors.ref import ON_BUSY, UNSET, ActorRef, OnBusy, Receipt
 from actors.retention import ALL, Retention
 from actors.state import StateCodec
 from actors.timer import Timer
+from actors.waiting import wait_for
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -226,6 +227,20 @@ class Actor(metaclass=_ActorMeta):
         """
         return self.__turn("stream_step").journal.stream(name, start, args, resume, channel)
 
+    async def wait_for(self, name: str, timeout: timedelta | float | None = None) -> Any:
+        """Wait for a signal (``ref.signal(name, value)``) and return its value.
+
+        Takes the oldest signal of that name that nobody has taken, also one that came before. Durable: the wait, its
+        deadline and its outcome are journaled like those of a step, and a turn that runs again waits on. While the
+        handler itself waits here and no step of it runs, the activation may go to sleep; ``on_deactivate`` runs, and
+        the message runs again from its journal when there is a signal, a message or the deadline, on any silo. What
+        tasks beside it do outside of steps begins anew then. Messages wait meanwhile; readonly and control handlers
+        run, and an interrupt ends the wait. ``timeout`` (seconds or timedelta; None: for ever) raises ``TimeoutError``.
+        Needs ``persist="turn"`` and a running turn, else ``RuntimeError``.
+        """
+        limit = None if timeout is None else seconds("timeout", timeout)
+        return await wait_for(self.__turn("wait_for"), name, limit)
+
     def steering(self) -> AsyncIterator[Any]:
         """The messages sent with ``on_busy="steer"`` that have come since the turn began and were not read yet.
 
@@ -296,6 +311,10 @@ class Actor(metaclass=_ActorMeta):
         """On a typed reference: see ``ActorRef.interrupt``."""
         return self.own_ref.interrupt(reason, message_id=message_id)
 
+    def signal(self, name: str, value: object = None) -> Coroutine[Any, Any, None]:
+        """On a typed reference: see ``ActorRef.signal``. Inside the actor: a signal to itself, at once."""
+        return self.own_ref.signal(name, value)
+
     def ask(self, message: object = None) -> Coroutine[Any, Any, Any]:
         """On a typed reference: see ``ActorRef.ask``. An actor that asks itself gets ``CallCycle``."""
         return self.own_ref.ask(message)
@@ -318,8 +337,7 @@ class Actor(metaclass=_ActorMeta):
 
 
 _OWN_NAMES = {"_activation", "_actor_type", "_handlers", "_options", "_type"}
-_LATER = {"signal", "steering", "wait_for"}
-_RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"} | _LATER
+_RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"}
 
 
 def _plain_receive(actor: type[Actor]) -> Callable[..., Any]:

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from actors import failure, publishing, records, subscribing
+from actors import codec, failure, publishing, records, subscribing
 from actors.context import current_turn
 from actors.errors import MessageParked, Rejected
 from actors.handler import Lane
 from actors.publishing import gathered
 from actors.records import BESIDE, JOURNAL, MESSAGE, PARKED, Done, Parked, Pending
-from actors.ref import INTERRUPT
+from actors.ref import INTERRUPT, SIGNAL
 
 if TYPE_CHECKING:
     from actors.actor import Actor
@@ -50,6 +50,16 @@ async def interrupt(actor: "Actor", reason: str, message_id: str = "") -> bool:
         activation.durable.interrupt(found)
         await activation.write(activation.durable.compose())
     return found is not None
+
+
+async def signal(actor: "Actor", name: str, value: Any) -> None:
+    """Somebody has a value for a turn that waits for it, or will."""
+    activation = actor._activation
+    if activation.durable is None:
+        raise Rejected(f'{actor.address}: signals need class {type(actor).__name__}(Actor, persist="turn")')
+    payload = codec.encode(value)
+    activation.durable.signals.make_room(name, payload)
+    gathered().signals.append((name, payload))
 
 
 async def delete(actor: "Actor") -> None:
@@ -112,6 +122,7 @@ HANDLERS: Final[dict[str, tuple[Lane, Callable[..., Any]]]] = {
     CLOSE: (Lane.CONTROL, publishing.close),
     APPEND: (Lane.CONTROL, publishing.append),
     INTERRUPT: (Lane.CONTROL, interrupt),
+    SIGNAL: (Lane.CONTROL, signal),
     DELETE: (Lane.TURN, delete),
     RESOLVE: (Lane.TURN, resolve_parked),
 }

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -35,6 +35,7 @@ from actors.records import (
     PARKED,
     REMINDER,
     RUN,
+    SIGNAL,
     ChannelHead,
     ChannelItem,
     Parked,
@@ -44,13 +45,16 @@ from actors.records import (
 )
 from actors.reminders import Reminders
 from actors.retention import SYSTEM, Trimmer
+from actors.signals import Signals
 from actors.turn_log import TurnLog
 
 if TYPE_CHECKING:
     from actors.activation import Activation
     from actors.turn import Turn
+    from actors.waiting import Wait
 
 _NO_EFFECTS = Effects()
+_UNKNOWN = float("nan")
 
 
 class Write(NamedTuple):
@@ -73,9 +77,9 @@ class Durable:
     """What the store knows of an activation beside its state, and every change of it on the way there."""
 
     __slots__ = (
-        "_activation", "_admitting", "_cut", "_drop", "_journals", "_put", "_readers_ended", "_then", "_turn_log",
-        "_wake", "_written", "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows", "state", "trimmer",
-        "writes",
+        "_activation", "_admitting", "_cut", "_drop", "_journals", "_put", "_readers_ended", "_signals", "_then",
+        "_turn_log", "_wake", "_written", "channels", "counter", "floor", "inbox", "outbox", "reminders", "rows",
+        "state", "trimmer", "wait", "writes",
     )  # fmt: skip
 
     def __init__(self, activation: "Activation", state: DurableState | None, counter: Counter | None = None) -> None:
@@ -103,6 +107,9 @@ class Durable:
         """Where new channels begin: above all that were deleted, and the event that ended them."""
         self._written: asyncio.Event | None = None
         self._turn_log: TurnLog | None = None
+        self._signals: Signals | None = None
+        self.wait: Wait | None = None
+        """What the running turn waits for, if it does nothing else."""
         self._readers_ended = False
 
     # -- what is there when the activation begins -------------------------------------------------------------------
@@ -121,25 +128,30 @@ class Durable:
             elif kind == JOURNAL:
                 self._journals = self._journals or {}
                 self._journals.setdefault(rest[:16], {})[rest[16:]] = value
-            elif kind == OUTBOX:
-                self._outbox().restore(rest, msgspec.msgpack.decode(value, type=Request))
-            elif kind == REMINDER:
-                self._reminders().rows[rest.decode()] = msgspec.msgpack.decode(value, type=Reminder)
-            elif kind == PARKED:
-                parked = msgspec.msgpack.decode(value, type=Parked)
-                self.inbox.parked[parked.request.message_id] = parked.reason
-            elif kind == CHANNEL:
-                self._add_channel(rest.decode(), msgspec.msgpack.decode(value, type=ChannelHead))
-            elif kind == INTERRUPT:
-                interrupt = msgspec.msgpack.decode(value, type=records.Interrupt)
-                self.inbox.restore_interrupt(rest.decode(), interrupt)
-            elif kind == RUN:
-                self.turn_log.restore(rest, msgspec.msgpack.decode(value, type=records.Run))
-            elif kind == FLOOR:
-                self.floor = msgspec.msgpack.decode(value, type=int)
+            else:
+                self._load(kind, rest, value)
         self.rows = len(pending)
-        self._wake = self._next_wake()
+        self._wake = _UNKNOWN if pending else self._next_wake()
         return pending
+
+    def _load(self, kind: bytes, rest: bytes, value: bytes) -> None:
+        if kind == OUTBOX:
+            self._outbox().restore(rest, msgspec.msgpack.decode(value, type=Request))
+        elif kind == REMINDER:
+            self._reminders().rows[rest.decode()] = msgspec.msgpack.decode(value, type=Reminder)
+        elif kind == PARKED:
+            parked = msgspec.msgpack.decode(value, type=Parked)
+            self.inbox.parked[parked.request.message_id] = parked.reason
+        elif kind == CHANNEL:
+            self._add_channel(rest.decode(), msgspec.msgpack.decode(value, type=ChannelHead))
+        elif kind == INTERRUPT:
+            self.inbox.restore_interrupt(rest.decode(), msgspec.msgpack.decode(value, type=records.Interrupt))
+        elif kind == RUN:
+            self.turn_log.restore(rest, msgspec.msgpack.decode(value, type=records.Run))
+        elif kind == SIGNAL:
+            self.signals.restore(rest, value)
+        elif kind == FLOOR:
+            self.floor = msgspec.msgpack.decode(value, type=int)
 
     def start(self) -> None:
         """The activation is active: go on with what a former one left."""
@@ -222,6 +234,13 @@ class Durable:
         if self.reminders is None:
             self.reminders = Reminders(self._activation)
         return self.reminders
+
+    @property
+    def signals(self) -> Signals:
+        """What turns may wait for."""
+        if self._signals is None:
+            self._signals = Signals(self._activation.address)
+        return self._signals
 
     @property
     def turn_log(self) -> TurnLog:
@@ -318,25 +337,51 @@ class Durable:
         )
 
     def _next_wake(self) -> float | None:
-        if self.rows > 0 or (self.outbox is not None and self.outbox.pending):
-            now = self._activation.runtime.clock.time()
+        now = self._activation.runtime.clock.time()
+        if (self.rows > 0 and not self._waits) or (self.outbox is not None and self.outbox.pending):
             return self._wake if self._wake is not None and self._wake <= now else now
-        due = self.reminders.next_due() if self.reminders is not None else None
-        trim = self.trimmer.next_due() if self.trimmer is not None else None
-        return trim if due is None else due if trim is None else min(due, trim)
+        return min(self._times(), default=None)
+
+    def _times(self) -> Iterator[float]:
+        """When there is something to do, if not now."""
+        if self.wait is not None and self.wait.deadline != float("inf"):
+            yield self.wait.deadline
+        for source in (self.reminders, self.trimmer):
+            due = source.next_due() if source is not None else None
+            if due is not None:
+                yield due
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the oldest message waits for what is not there yet, and the others for that."""
+        if self.wait is None or self.wait.turn.interrupted:
+            return False
+        return not self.signals.has(self.wait.name)
+
+    @property
+    def wake_is_stale(self) -> bool:
+        """Whether the store does not know when there is something to do."""
+        return self._next_wake() != self._wake
+
+    def forgive(self, turn: "Turn") -> None:
+        """With the next commit the starts of a message so far count for nothing: it came to where it waits."""
+        turn.adoptions = -1
+        self._put[MESSAGE + turn.number] = encode(Pending(turn.request, turn.adoptions, turn.into))
 
     def journal(
         self,
         turn: "Turn",
         put: dict[bytes, bytes],
-        drop: list[bytes],
-        effects: Effects | None,
-        publish: tuple[str, list[ChannelItem]] | None,
+        *,
+        drop: Sequence[bytes] = (),
+        effects: Effects | None = None,
+        publish: tuple[str, list[ChannelItem]] | None = None,
         messages: "Sequence[Turn]" = (),
+        tell: Mapping[str, Any] | None = None,
     ) -> tuple[Write, int]:
         """A commit in the middle of a turn: from now on its message is run to its end, whatever happens.
 
-        Returns it with the offset of the first entry that it publishes. ``messages``: others that it has read.
+        Returns it with the offset of the first entry that it publishes. See ``Journal.write``.
         """
         offset = -1
         if effects:
@@ -345,10 +390,12 @@ class Durable:
             if not message.row:
                 self._put_message(put, message)
         self.turn_log.started(turn, put, self._now())
+        if tell is not None:
+            self.turn_log.tell(turn, put, tell, self._now())
         if effects:
             also, gone = self._gather(effects)
             put.update(also)
-            drop = drop + gone
+            drop = [*drop, *gone]
         if publish is not None:
             offset = self.publish(*publish, put)
         return self.compose(put=put, drop=drop), offset
@@ -415,6 +462,9 @@ class Durable:
             self._then.append(partial(self._outbox().add, rows))
         for name, items in effects.items.items():
             self.publish(name, items, put)
+        for name, value in effects.signals:
+            key = self.signals.put(name, value, self.next_number(), put, at=self._now())
+            self._then.append(partial(self.signals.came, name, key, value))
         if effects.reminders:
             self._reminders().change(effects.reminders, put, drop)
             self._then.append(self._reminders().start)
@@ -454,7 +504,7 @@ class Durable:
         for turn in self.inbox.turns():
             if turn.row and not turn.ended:
                 put[MESSAGE + turn.number] = encode(Pending(turn.request))
-        self._drop, self._put, self.reminders = [], {}, None
+        self._drop, self._put, self.reminders, self._signals = [], {}, None, None
         if self.channels:  # the offset before the floor is that of the event which says that they ended
             self.floor = max(channel.next for channel in self.channels.values()) + 1
         if self.floor:

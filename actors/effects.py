@@ -7,7 +7,7 @@ from actors.records import ChannelItem, Reminder
 class Effects:
     """Everything of a turn's commit but the state and the answer."""
 
-    __slots__ = ("drop", "erase", "items", "put", "reminders", "renew", "sends")
+    __slots__ = ("drop", "erase", "items", "put", "reminders", "renew", "sends", "signals")
 
     def __init__(self) -> None:
         self.put: dict[bytes, bytes] = {}
@@ -20,6 +20,8 @@ class Effects:
         """Messages to other actors: they leave when they are durable."""
         self.items: dict[str, list[ChannelItem]] = {}
         """Entries of channels, by the channel's name."""
+        self.signals: list[tuple[str, bytes]] = []
+        """Signals by name, encoded."""
         self.reminders: dict[str, Reminder | None] = {}
         """Reminders set, and (None) cancelled, by name."""
 
@@ -30,4 +32,5 @@ class Effects:
         return kept
 
     def __bool__(self) -> bool:
-        return bool(self.put or self.drop or self.erase or self.renew or self.sends or self.items or self.reminders)
+        gathered = self.put or self.drop or self.sends or self.items or self.reminders or self.signals
+        return bool(gathered or self.erase or self.renew)

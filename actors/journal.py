@@ -12,13 +12,24 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from actors import codec, failure, records
 from actors.effects import Effects
 from actors.errors import ClusterUnavailable, PayloadTooLarge, SerializationFailed, StepInterrupted
 from actors.interruption import as_coroutine, cancellable
-from actors.records import BESIDE, JOURNAL, ChannelItem, Deltas, Finished, JournalRow, Raised, Read, Started, encode
+from actors.records import (
+    BESIDE,
+    JOURNAL,
+    ChannelItem,
+    Deltas,
+    Finished,
+    Raised,
+    Read,
+    Recorded,
+    Started,
+    encode,
+)
 from actors.stream_writer import StreamWriter
 
 if TYPE_CHECKING:
@@ -29,6 +40,7 @@ T = TypeVar("T")
 _MAX_NAME = 200
 _MAX_PATH = 600
 _BELOW = "\x1e"  # between the name of a step and that of one inside of it
+WAIT: Final = "\x1d"  # before the name of what a turn waits for
 _PATIENCE = 2.0
 _CLOSING_LIMIT = 5.0  # seconds that a source has to close
 _END: Any = object()
@@ -71,17 +83,18 @@ class Journal:
     """The steps of one turn."""
 
     __slots__ = (
-        "_arrived", "_counts", "_loaded", "_recorded", "_replaying", "_sources", "_started", "_turn", "_unused", "keys",
-        "reads", "writers",
+        "_active", "_arrived", "_counts", "_loaded", "_recorded", "_replaying", "_sources", "_started", "_turn",
+        "_unused", "keys", "reads", "writers",
     )  # fmt: skip
 
     def __init__(self, turn: "Turn", rows: Mapping[bytes, bytes]) -> None:
         self._turn = turn
         self._started = turn.activation.runtime.loop.time()
         self._counts: dict[str, int] = {}
-        self._recorded: dict[str, Started | Finished | Raised] = {}
+        self._recorded: dict[str, Recorded] = {}
         self._loaded: dict[str, list[Deltas]] = {}
         self._arrived: asyncio.Event | None = None
+        self._active = 0  # steps whose bodies run
         self._replaying = 0  # streams whose journaled deltas are being yielded
         self._sources: list[Any] = []  # of streams that have not ended
         self.keys: list[bytes] = []
@@ -108,6 +121,11 @@ class Journal:
         """Whether the code has come to everything that was journaled before."""
         return not self._unused and not self._replaying
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a step or stream is under way."""
+        return not self._active and not self._sources
+
     # -- steps ------------------------------------------------------------------------------------------------------
 
     async def step(
@@ -125,8 +143,8 @@ class Journal:
             raise TypeError(f"step {name!r}: {function!r} is not callable")
         if once and retry is not None and retry.attempts > 1:
             raise ValueError(f"step {name!r}: a body that runs at most once cannot be retried")
-        path, label = self._enter(name), _label(function)
-        row = self._take(path, label)
+        path, label = self.enter(name), _label(function)
+        row = self.take(path, label)
         if row is None:
             return await self._run(path, label, function, args, kwargs, once=once, retry=retry)
         if isinstance(row, Started):
@@ -137,7 +155,7 @@ class Journal:
         if isinstance(row, Raised):
             raise failure.to_original(row.failure)
         assert isinstance(row, Finished)
-        value = row.value if row.value is not None else await self._large(path)
+        value = row.value if row.value is not None else await self.large(path)
         return codec.decode(value, trusted=True)
 
     async def _run(
@@ -151,26 +169,28 @@ class Journal:
         once: bool,
         retry: Retry | None,
     ) -> Any:
-        await self._catch_up(path, label)
-        elapsed = self._elapsed()
+        await self.catch_up(path, label)
+        elapsed = self.elapsed()
         if once:
-            await self._write(path, Started(label, elapsed))
+            await self.record(path, Started(label, elapsed))
         self._turn.check_runs()
         await self._turn.interruption.check()
         step = Step(path, Effects())
         token = current_step.set(step)
+        self._active += 1
         try:
             result = await self._attempt(function, args, kwargs, retry)
             payload, value = self._round_trip(path, result)
         except Exception as error:
-            await self._write(path, Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
+            await self.record(path, Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
             raise
         finally:
+            self._active -= 1
             current_step.reset(token)
         self._turn.check_runs()
         large = len(payload) > records.LARGE
         row = Finished(label, elapsed, None if large else payload)
-        await self._write(path, row, beside=payload if large else None, effects=step.effects)
+        await self.record(path, row, beside=payload if large else None, effects=step.effects)
         return value
 
     async def _attempt(
@@ -208,7 +228,8 @@ class Journal:
             )
         return payload, back
 
-    async def _large(self, path: str) -> bytes:
+    async def large(self, path: str) -> bytes:
+        """The value of a step that is stored beside its row. Raises ``ClusterUnavailable``."""
         activation = self._turn.activation
         key = BESIDE + self._key(path)
         try:
@@ -228,9 +249,9 @@ class Journal:
         channel: str | None,
     ) -> AsyncIterator[Any]:
         """See ``Actor.stream_step``."""
-        path, label = self._enter(name), _label(start)
+        path, label = self.enter(name), _label(start)
         chunks = self._loaded.get(path, [])
-        row = self._take(path, label)
+        row = self.take(path, label)
         over = isinstance(row, Finished | Raised)
         deltas: list[Any] = []
         if over or resume is not None:
@@ -245,10 +266,10 @@ class Journal:
             raise failure.to_original(row.failure)
         if over:
             return
-        await self._catch_up(path, label)
+        await self.catch_up(path, label)
         writer = StreamWriter(self._turn, self, self._key(path), channel, chunks=len(chunks))
         self.writers.append(writer)
-        elapsed = self._elapsed()
+        elapsed = self.elapsed()
         if chunks and resume is None:
             writer.start_anew(chunks)
             self.reads.clear()
@@ -291,11 +312,11 @@ class Journal:
 
     # -- names and rows ---------------------------------------------------------------------------------------------
 
-    def _enter(self, name: str) -> str:
-        if not name or len(name.encode()) > _MAX_NAME or not name.isprintable():
-            raise ValueError(f"a step's name is printable text of 1 to {_MAX_NAME} bytes, not {name!r}")
+    def enter(self, name: str, kind: str = "") -> str:
+        """The path of the step of that name that the code calls now; ``kind`` keeps what is no step apart."""
+        check_name("a step", name)
         outer = current_step.get()
-        path = name if outer is None else f"{outer.path}{_BELOW}{name}"
+        path = kind + name if outer is None else f"{outer.path}{_BELOW}{kind}{name}"
         count = self._counts[path] = self._counts.get(path, 0) + 1
         if count > 1:
             path = f"{path}:{count}"
@@ -307,10 +328,11 @@ class Journal:
     def _key(self, path: str) -> bytes:
         return JOURNAL + self._turn.number + path.encode()
 
-    def _elapsed(self) -> float:
+    def elapsed(self) -> float:
+        """Seconds since the turn began here."""
         return self._turn.activation.runtime.loop.time() - self._started
 
-    def _take(self, path: str, label: str) -> Started | Finished | Raised | None:
+    def take(self, path: str, label: str) -> Recorded | None:
         """What was journaled under the path, which the code has now come to."""
         row = self._recorded.get(path)
         if row is None and path not in self._loaded:
@@ -330,19 +352,15 @@ class Journal:
                 self._arrived.set()
             self._turn.interruption.deliver()
 
-    async def _catch_up(self, path: str, label: str) -> None:
+    async def catch_up(self, path: str, label: str) -> None:
         """Before anything new is run: the code has to come to everything that was journaled, if only in parallel.
 
         It is given the time that it took at first, and half as much again.
         """
         if not self._unused:
             return
-        before = [
-            row.elapsed
-            for name in self._unused
-            if isinstance(row := self._recorded.get(name), Started | Finished | Raised)
-        ]
-        left = max(before, default=0.0) * 1.5 + _PATIENCE - self._elapsed()
+        before = [row.elapsed for name in self._unused if (row := self._recorded.get(name)) is not None]
+        left = max(before, default=0.0) * 1.5 + _PATIENCE - self.elapsed()
         if self._arrived is None:
             self._arrived = asyncio.Event()
         try:
@@ -362,36 +380,48 @@ class Journal:
 
     def _described(self, path: str) -> str:
         row = self._recorded.get(path)
-        if isinstance(row, Started | Finished | Raised):
+        if row is not None:
             return f"{_shown(path)} ({row.function}, {type(row).__name__.lower()})"
         return f"{_shown(path)} (a stream that was under way)"
 
-    async def _write(
-        self, path: str, row: JournalRow, *, beside: bytes | None = None, effects: Effects | None = None
+    async def record(
+        self,
+        path: str,
+        row: Recorded,
+        *,
+        beside: bytes | None = None,
+        drop: Sequence[bytes] = (),
+        effects: Effects | None = None,
+        tell: Mapping[str, Any] | None = None,
     ) -> None:
+        """Make durable how far a step has come. The rest is as for ``write``."""
         key = self._key(path)
         put = {key: encode(row)}
         if beside is not None:
             put[BESIDE + key] = beside
-        await self.write(put, effects=effects)
+        await self.write(put, drop=drop, effects=effects, tell=tell)
 
     async def write(
         self,
         put: dict[bytes, bytes],
         *,
-        drop: list[bytes] | None = None,
+        drop: Sequence[bytes] = (),
         effects: Effects | None = None,
         publish: tuple[str, list[ChannelItem]] | None = None,
         messages: "Sequence[Turn]" = (),
+        tell: Mapping[str, Any] | None = None,
     ) -> int:
         """Make rows durable, and the effects and entries of a channel with them; return the offset of the first entry.
 
-        Raises ``CancelledError`` where the turn can go on no more.
+        ``messages``: those that the turn has read. ``tell``: what the channel of turns gets to hear. Raises
+        ``CancelledError`` where the turn can go on no more.
         """
         turn = self._turn
         turn.check_runs()
         self.keys += put  # before the rows of messages are added: those have an end of their own
-        write, offset = turn.activation.durable_side.journal(turn, put, drop or [], effects, publish, messages)
+        write, offset = turn.activation.durable_side.journal(
+            turn, put, drop=drop, effects=effects, publish=publish, messages=messages, tell=tell
+        )
         if not await turn.activation.write(write):
             raise asyncio.CancelledError(f"{turn.where}: the turn was given up")
         turn.check_runs()
@@ -431,5 +461,11 @@ def _label(function: Callable[..., Any]) -> str:
     return str(getattr(inner, "__qualname__", type(inner).__qualname__))
 
 
+def check_name(of: str, name: str) -> None:
+    """Raise ``ValueError`` unless it is a name."""
+    if not name or len(name.encode()) > _MAX_NAME or not name.isprintable():
+        raise ValueError(f"{of}'s name is printable text of 1 to {_MAX_NAME} bytes, not {name!r}")
+
+
 def _shown(path: str) -> str:
-    return repr(path.replace(_BELOW, " > "))
+    return repr(path.replace(_BELOW, " > ").replace(WAIT, "wait_for "))

@@ -24,6 +24,7 @@ INTERRUPT: Final = b"\x09"  # + message id: Interrupt
 DELTA: Final = b"\x08"  # + count: a change of the state, on top of the stored one
 
 RUN: Final = b"\x0a"  # + the message's number: Run
+SIGNAL: Final = b"\x0b"  # + name + NUL + number: Signal
 
 ITEM: Final = b"\x81"  # + channel name + NUL + offset: ChannelItem
 KEYED: Final = b"\x82"  # + idempotency key: Keyed
@@ -113,13 +114,30 @@ class Deltas(msgspec.Struct, array_like=True, tag=4):
     offset: int = -1
 
 
+class Waiting(msgspec.Struct, array_like=True, tag=6):
+    """The turn waits for a signal, and does so until ``deadline`` (seconds since 1970, or infinity)."""
+
+    function: str
+    elapsed: float
+    deadline: float
+
+
 class Read(msgspec.Struct, array_like=True, tag=5):
     """The turn has read a message that came while it ran."""
 
     message_id: str
 
 
-JournalRow: TypeAlias = Started | Finished | Raised | Deltas | Read
+Recorded: TypeAlias = Started | Finished | Raised | Waiting
+"""How far a step has come."""
+JournalRow: TypeAlias = Recorded | Deltas | Read
+
+
+class Signal(msgspec.Struct, array_like=True):
+    """A value that some turn waits for, or will."""
+
+    value: bytes
+    at: float
 
 
 class Reminder(msgspec.Struct, array_like=True):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 UNSET: Any = object()
 INTERRUPT = "$interrupt"
+SIGNAL = "$signal"
 
 OnBusy = Literal["queue", "reject", "interrupt", "rollback", "steer"]
 """What a message does to an actor whose turn runs; see ``ActorRef.options``."""
@@ -154,6 +155,18 @@ class ActorRef:
         Repeated calls are one. Needs no room in the mailbox. Errors as for ``ask``.
         """
         return caller().ask(self, INTERRUPT, (reason, message_id or ""), {})
+
+    def signal(self, name: str, value: object = None) -> Coroutine[Any, Any, None]:
+        """Give a value to a turn that waits for it with ``self.wait_for(name)``, now or later, wherever that is.
+
+        Durable when this returns. Signals of a name are taken in the order in which they came, each by one wait; those
+        that nobody takes wait. Not queued behind a running turn. Raises ``MailboxFull`` where 1,000 signals, or 16 MiB,
+        wait already, ``ValueError`` for a malformed name; other errors as for ``ask``.
+        """
+        from actors.journal import check_name
+
+        check_name("a signal", name)
+        return caller().ask(self, SIGNAL, (name, value), {})
 
     def delete(self) -> Coroutine[Any, Any, None]:
         """Erase state, journal, channels, reminders and everything else that is stored of the actor.

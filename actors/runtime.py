@@ -568,6 +568,16 @@ class Runtime:
                 call.order = order
                 self._router.hold(call, fence="" if bounce or self.draining else self.directory.silo)
 
+    def hears(self, turn: Turn) -> bool:
+        """Whether somebody waits for what becomes of the message."""
+        if any(self.hears(joiner) for joiner in turn.joiners or ()):
+            return True
+        if turn.left or turn.said or turn.expires <= self.loop.time():
+            return False
+        if isinstance(turn.origin, LocalCaller):
+            return self.calls.get(turn.request.id) is not None
+        return not turn.origin.closed
+
     def watch_idleness(self, activation: Activation) -> None:
         """Deactivate it when it has been idle for its ``idle_timeout``."""
         self._idleness.watch(activation)

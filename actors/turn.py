@@ -96,8 +96,8 @@ class Turn:
     __slots__ = (
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
         "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left", "number",
-        "origin", "park_for", "recorded", "recovered", "reminder", "request", "row", "run", "said", "spec", "steering",
-        "task",
+        "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests", "row", "run", "said",
+        "spec", "steering", "task",
     )  # fmt: skip
 
     def __init__(
@@ -145,6 +145,10 @@ class Turn:
         """Id of the message whose turn it was handed to when it came."""
         self.steering: Steering | None = None
         """What it has read while it runs, if it has looked."""
+        self.rests = False
+        """Whether its handler waits for a signal."""
+        self.pinned = False
+        """Whether the activation holds something for it that would be lost: it must not go while this turn waits."""
         self._journal: Journal | None = None
         self._calls: dict[bytes, int] | None = None
         self._admitted: asyncio.Future[None] | None = None
@@ -208,6 +212,15 @@ class Turn:
     def steers(self) -> bool:
         """Whether it may read messages that come while it runs."""
         return self.spec.lane is Lane.TURN and not self.ended and self.activation.runs(self)
+
+    @property
+    def dormant(self) -> bool:
+        """Whether it waits for a signal, and nothing else of it goes on as far as the engine knows."""
+        return self.rests and self.journal.idle
+
+    def is_own_task(self) -> bool:
+        """Whether the handler itself runs now, and not some task that it has started."""
+        return asyncio.current_task() is self.task
 
     @property
     def answerable(self) -> bool:

@@ -4,6 +4,7 @@ What is told rides on commits that the turn makes anyway. Told are turns that ar
 (they journal a step or stream), and those whose sender asked for it with the header ``$watch``.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -87,6 +88,10 @@ class TurnLog:
     def steered(self, turn: "Turn", put: dict[bytes, bytes], *, into: str, at: float) -> None:
         """The message was read by the turn of the message ``into``, and is settled with that."""
         self._tell(turn, put, {"event": "steered", "into": into, "at": at})
+
+    def tell(self, turn: "Turn", put: dict[bytes, bytes], what: Mapping[str, Any], at: float) -> None:
+        """Something has happened in the turn."""
+        self._tell(turn, put, {**what, "at": at})
 
     def begun(self, turn: "Turn") -> Run | None:
         """What was told of the turn's beginning, if it was."""
