@@ -79,12 +79,7 @@ class Compactor:
         last = self._runs[-1] if self._runs else None
         run = _Run(entry)
         self.size += 1 + len(run.pieces[0][1])
-        if (
-            last is not None
-            and run.like is not None
-            and not entry.begins
-            and (last.entry.turn, last.like) == (entry.turn, run.like)
-        ):
+        if last is not None and run.continues(last):
             last.pieces += run.pieces
         else:
             self._runs.append(run)

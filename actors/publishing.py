@@ -81,7 +81,6 @@ async def _append_once(
     runtime, durable = activation.runtime, activation.durable_side
     before = runtime.clock.time() - runtime.settings.retention
     await log.producers.look_up(runtime.store, actor.address, name, before)
-    cast("Turn", current_turn.get()).recorded = False  # a repeat is known by its number
     verdict = log.producers.judge(name, epoch, seq, before)
     if verdict.code not in ("ok", "duplicate"):
         return verdict
