@@ -28,8 +28,8 @@ chunks, credit and handshake, and ``MemoryStore`` with its fence.
 chains of actors and cycles, failing handlers, failing ``on_activate``, sleep by idleness and on request; actors that
 persist each turn, at deactivation and never. Durable work: sends from turns and from steps, steps one after another
 and in parallel, some ``once``, streams with a channel that resume or begin anew, publications from inside and
-outside, reminders once and periodic, repeats by idempotency key, deletion; readers of channels that leave and come
-back (``readers.py``); an operator who retries parked messages. **Faults** (``faults.py``): each seed draws some kinds
+outside, channels that keep little and are closed (``brief.py``), reminders once and periodic, repeats by idempotency
+key, deletion; readers of channels that leave and come back (``readers.py``); an operator who retries parked messages. **Faults** (``faults.py``): each seed draws some kinds
 of them and inflicts up to seven.
 
 **Checks while it runs** (``checks.py``): one owner per epoch, and no write of a lower epoch; no committed effect is
@@ -40,7 +40,8 @@ calls of durable actors outlive their silo; what is left to do always has a wake
 deadline; no internal error, no lost exception; while nothing is wrong every call succeeds. **In the end**
 (``durable_checks.py``, too): a success, and what was accepted, took effect once, a rejection never, an unknown
 outcome at most once; what committed turns sent arrived once and in order; order of each sender to each actor;
-channels have dense offsets and what was published, once and in order, and every reader has read exactly that;
+channels have dense offsets and what was published, once and in order, and every reader has read exactly that, or
+was told what was gone; what is retained is the end of what was published, and as much as the limits say;
 reminders had one effect for each due time; no message, outbox row, journal row or wake-up time is left; every actor
 answers, and no runtime holds a call, stream, claim, activation or task. ``plants.py`` and ``durable_plants.py``
 switch known bugs on, to see that they are found.
