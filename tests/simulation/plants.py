@@ -168,7 +168,7 @@ CONVERGES, CALM, REAL_TIME = (
 
 PLANTS = {
     "no_fence": Plant(_no_fence, range(20), (FENCED, "no committed effect is lost"), ("cut_off",)),
-    "no_deadline": Plant(_no_deadline, range(4, 40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
+    "no_deadline": Plant(_no_deadline, range(1, 40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
     "blind_claim": Plant(_blind_claim, range(10), (CALM, FENCED, REAL_TIME, OLD)),
     "missed_event": Plant(_missed_event, range(20), (CONVERGES, CALM, "every call ends", SETTLED), ("crash",)),
     "no_ask_first": Plant(_no_ask_first, range(5, 40), (ORDER,), ("drain",), ("pipeline", "rest")),
