@@ -1,11 +1,12 @@
 """One WebSocket connection: uvicorn's on websockets, with an end to everything that a client may do to it."""
 
 import asyncio
+from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
@@ -20,6 +21,8 @@ from cluster.gateway.stalls import StallGuard
 from cluster.gateway.wire import last_words
 
 _MOST_FRAGMENTS: Final = 1024
+_PIECE: Final = 4096
+"""Bytes that are made messages of at once. A message may have as little as 6, and takes some hundred in memory."""
 
 
 class SocketConnection(WebSocketsSansIOProtocol):
@@ -39,6 +42,7 @@ class SocketConnection(WebSocketsSansIOProtocol):
         self._limits = config.gateway
         self._stalls: StallGuard | None = None
         self._fragments = 0
+        self._unread: deque[bytes] = deque()
         self.conn = _Handshake(max_size=config.ws_max_size, logger=self.logger)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -66,18 +70,34 @@ class SocketConnection(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.handshake_initiated = self.handshake_complete = True
-            detail = f"this is no handshake of a WebSocket, or a line of it is too long: {self.conn.handshake_exc}"
-            self.transport.write(last_words(Problem(400, "BadRequest", detail)))
-            self.transport.close()
+        self._unread.extend(data[first : first + _PIECE] for first in range(0, len(data), _PIECE))
+        self._parse()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """See ASGI."""
+        message = await super().receive()
+        self._parse()
+        return message
+
+    def _parse(self) -> None:
+        """Make messages of what has come, piece by piece, until there is one that the application has not taken yet."""
+        while self._unread and not self.read_paused:
+            super().data_received(self._unread.popleft())
+            if self.conn.handshake_exc is not None and not self.handshake_initiated:
+                self._refuse_handshake(self.conn.handshake_exc)
+
+    def _refuse_handshake(self, error: Exception) -> None:
+        self.handshake_initiated = self.handshake_complete = True
+        detail = f"this is no handshake of a WebSocket, or a line of it is too long: {error}"
+        self.transport.write(last_words(Problem(400, "BadRequest", detail)))
+        self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
         """See ASGI."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # with a refusal; uvicorn would log that there was none
+        self._parse()  # the application may have closed: then what comes is not for it any more
 
     def handle_ping(self) -> None:
         """Answer a ping, unless the client does not even take what came before."""

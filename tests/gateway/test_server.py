@@ -27,6 +27,9 @@ FAST = GatewayOptions(
 )  # fmt: skip
 
 
+MANY = 20_000
+
+
 class House:
     """A server with a few routes, and what came to them."""
 
@@ -53,6 +56,15 @@ class House:
         async def large(request: Request) -> Response:
             return PlainTextResponse(b"x" * int(request.query_params["size"]))
 
+        async def fail(_: Request) -> Response:
+            raise OSError("the disk is gone")
+
+        return [
+            Route("/take", take, methods=["GET", "POST"]), Route("/wait", wait), Route("/large", large),
+            Route("/fail", fail), *self.sockets(),
+        ]  # fmt: skip
+
+    def sockets(self) -> list[BaseRoute]:
         async def echo(socket: WebSocket) -> None:
             await socket.accept()
             try:
@@ -69,13 +81,14 @@ class House:
             except WebSocketDisconnect as error:
                 self.lost.append(str(error.code))
 
-        async def fail(_: Request) -> Response:
-            raise OSError("the disk is gone")
+        async def count(socket: WebSocket) -> None:
+            await socket.accept()
+            await self.go.wait()
+            texts = [await socket.receive_text() for _ in range(MANY)]
+            await socket.send_text(f"{len(texts)} {texts == [str(number % 10) for number in range(MANY)]}")
+            await socket.close()
 
-        return [
-            Route("/take", take, methods=["GET", "POST"]), Route("/wait", wait), Route("/large", large),
-            Route("/fail", fail), WebSocketRoute("/echo", echo), WebSocketRoute("/flood", flood),
-        ]  # fmt: skip
+        return [WebSocketRoute("/echo", echo), WebSocketRoute("/flood", flood), WebSocketRoute("/count", count)]
 
     @property
     def connections(self) -> set[Any]:
@@ -483,6 +496,20 @@ async def test_a_socket_that_takes_nothing_costs_little_and_ends(house: House, p
             await asyncio.sleep(0.001)
     assert most < 2**20
     await eventually("the application knows", lambda: len(house.lost) == 1)
+
+
+async def test_many_small_messages_wait_outside_until_they_are_wanted(house: House) -> None:
+    async with asyncio.timeout(60), opened(house, "/count") as (reader, writer):
+        writer.write(b"".join(frame(1, str(number % 10).encode()) for number in range(MANY)))
+        await eventually("some have come", lambda: any(c.queue.qsize() for c in house.connections))
+        assert max(c.queue.qsize() for c in house.connections) < 1000
+        house.go.set()
+        await writer.drain()
+        answer = f"{MANY} True".encode()
+        assert await reader.readexactly(2 + len(answer)) == bytes([0x81, len(answer)]) + answer
+        assert (await reader.readexactly(4))[:2] == b"\x88\x02"
+        writer.write(frame(8, b"\x03\xe8"))
+        assert await reader.read() == b""
 
 
 async def test_sockets_count_as_connections_and_end_with_the_server(house: House) -> None:
