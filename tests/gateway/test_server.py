@@ -481,8 +481,11 @@ async def test_a_bad_frame_ends_the_socket(house: House, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", ["/flood", "/echo"])
-async def test_a_socket_that_takes_nothing_costs_little_and_ends(house: House, path: str) -> None:
+async def test_a_socket_that_takes_nothing_costs_little_and_ends(
+    open_house: Callable[[GatewayOptions], Awaitable[House]], path: str
+) -> None:
     """Neither of what the application sends nor of pongs does more wait than one message and what the kernel holds."""
+    house = await open_house(GatewayOptions(stall_timeout=2))
     most = 0
     async with asyncio.timeout(60), opened(house, path) as (reader, writer):
         reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -494,7 +497,7 @@ async def test_a_socket_that_takes_nothing_costs_little_and_ends(house: House, p
                 writer.write(pings)
             most = max(most, house.unsent)
             await asyncio.sleep(0.001)
-    assert most < 2**20
+    assert most < 2**19
     await eventually("the application knows", lambda: len(house.lost) == 1)
 
 
