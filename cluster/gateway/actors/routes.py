@@ -16,6 +16,7 @@ from cluster.gateway.actors.events import ChannelEvents
 from cluster.gateway.actors.interrupt import interrupt_of
 from cluster.gateway.actors.messages import Message, arguments_of
 from cluster.gateway.actors.paths import ROOT, Path, check_hosted, check_key, parse_path, timeout_of
+from cluster.gateway.actors.presence import Presence
 from cluster.gateway.actors.socket import Socket
 from cluster.gateway.auth import Verb, grant_of
 from cluster.gateway.body import read_body
@@ -37,6 +38,7 @@ class ActorRoutes:
     def __init__(self, options: GatewayOptions, hub: Hub) -> None:
         self._options = options
         self._hub = hub
+        self._presence = Presence()
         self._events = ChannelEvents(hub)
         self._sockets: WeakSet[Socket] = WeakSet()
 
@@ -54,7 +56,7 @@ class ActorRoutes:
         if not any(grant.allows(verb, path.address) for verb in _VERBS.values()):
             grant.check("read", path.address)
         check_hosted(runtime, path.address)
-        socket = Socket(runtime, self._hub, grant, path.address, self._options)
+        socket = Socket(runtime, self._hub, self._presence, grant=grant, address=path.address, options=self._options)
         self._sockets.add(socket)
         return socket
 

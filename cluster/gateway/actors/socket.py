@@ -1,6 +1,7 @@
 """A WebSocket: any number of actors, requests and subscriptions over one connection."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -11,6 +12,7 @@ from starlette.types import Receive, Send
 from actors import actor_ref
 from actors.errors import ActorError
 from actors.runtime import Runtime
+from cluster.gateway.actors.attendance import Reader
 from cluster.gateway.actors.frames import (
     AskFrame,
     ClientFrame,
@@ -23,6 +25,7 @@ from cluster.gateway.actors.frames import (
     read_frame,
 )
 from cluster.gateway.actors.paths import check_address, check_hosted
+from cluster.gateway.actors.presence import Attendee, Presence
 from cluster.gateway.auth import Grant, Verb
 from cluster.gateway.hub import Hub
 from cluster.gateway.json_values import UNREADABLE, read_json, to_json
@@ -31,6 +34,7 @@ from cluster.gateway.problems import Problem, as_problem, bad_request
 
 log = logging.getLogger("cluster.gateway")
 
+_MOST_DATA: Final = 1024
 _HOUR: Final = 3600.0
 _VERBS: Final[dict[type, Verb]] = {
     SendFrame: "send",
@@ -43,9 +47,19 @@ _VERBS: Final[dict[type, Verb]] = {
 class Socket:
     """One connection. What it has begun goes on when it ends; only its waiting is given up."""
 
-    def __init__(self, runtime: Runtime, hub: Hub, grant: Grant, address: str, options: GatewayOptions) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        hub: Hub,
+        presence: Presence,
+        *,
+        grant: Grant,
+        address: str,
+        options: GatewayOptions,
+    ) -> None:
         self._runtime = runtime
         self._hub = hub
+        self._presence = presence
         self._grant = grant
         self._address = address
         self._options = options
@@ -146,7 +160,8 @@ class Socket:
             held, limit, what = self._requests, self._options.max_socket_requests, "requests"
         if len(held) >= limit:
             raise Problem(429, "TooManyRequests", f"a WebSocket has at most {limit} {what} open at once")
-        held[frame.id] = asyncio.create_task(self._run(frame, address, held))
+        task = held[frame.id] = asyncio.create_task(self._run(frame, address))
+        task.add_done_callback(lambda _: held.pop(frame.id))  # also if it was cancelled before it began
 
     async def _unsubscribe(self, id: int | str) -> None:
         task = self._subscriptions.get(id) or self._requests.get(id)
@@ -156,7 +171,7 @@ class Socket:
         await asyncio.wait({task})
         await self._tell(f'{{"type":"end","id":{_text(id)},"reason":"unsubscribed"}}')
 
-    async def _run(self, frame: ClientFrame, address: str, held: dict[int | str, asyncio.Task[None]]) -> None:
+    async def _run(self, frame: ClientFrame, address: str) -> None:
         try:
             try:
                 await self._work(frame, address)
@@ -169,8 +184,6 @@ class Socket:
                 await self._fail(frame.id, error)
         except OSError:  # the client has left
             pass
-        finally:
-            del held[frame.id]
 
     def _work(self, frame: ClientFrame, address: str) -> Coroutine[Any, Any, None]:
         match frame:
@@ -213,13 +226,18 @@ class Socket:
             channel = actor_ref(address).channel(frame.channel)
         except ValueError as error:
             raise bad_request(str(error)) from None
-        async with self._hub.follow(channel, frame.after) as follower:
+        async with contextlib.AsyncExitStack() as stack:
+            follower = await stack.enter_async_context(self._hub.follow(channel, frame.after))
             if follower.position > follower.end:
                 raise bad_request(
                     f"the offset {frame.after} is beyond the tail of the channel", name="OffsetBeyondTail"
                 )
             offsets = f'"next":{follower.position},"tail":{follower.end}'
             await self._tell(f'{{"type":"subscribed","id":{_text(frame.id)},{offsets}}}')
+            if frame.presence:
+                attendee = await stack.enter_async_context(self._presence.join(channel, self._reader(frame)))
+                watching = asyncio.create_task(self._tell_presence(frame.id, attendee))
+                stack.callback(watching.cancel)
             start = f'{{"type":"event","id":{_text(frame.id)},'
             while True:
                 try:
@@ -231,6 +249,21 @@ class Socket:
                 for entry in entries:
                     await self._tell(start + entry.frame)
         await self._tell(f'{{"type":"end","id":{_text(frame.id)},"reason":"closed"}}')
+
+    def _reader(self, frame: SubscribeFrame) -> Reader:
+        if len(to_json(frame.data)) > _MOST_DATA:
+            raise bad_request(f"the data of a reader has at most {_MOST_DATA} bytes")
+        return Reader(self._presence.new_id(), frame.name, frame.data, self._grant.subject)
+
+    async def _tell_presence(self, id: int | str, attendee: Attendee) -> None:
+        """Tell who reads the channel, and then who comes and goes."""
+        start = f'{{"type":"presence","id":{_text(id)},'
+        with contextlib.suppress(OSError):
+            readers, own = _text(attendee.readers), _text(attendee.reader.id)
+            await self._tell(f'{start}"event":"state","you":{own},"readers":{readers}}}')
+            while True:
+                for change in await attendee.changes():
+                    await self._tell(f'{start}"event":"{change.event}","reader":{_text(change.reader)}}}')
 
     async def _fail(self, id: int | str | None, error: Exception) -> None:
         problem = _text(as_problem(error).details)

@@ -5,6 +5,7 @@ from typing import Final
 
 from actors import Actor
 from actors.address import OWN_TYPES
+from cluster.gateway.actors.attendance import ChannelPresence
 from cluster.gateway.chat.run_index import ChatRun
 from cluster.gateway.streams.index import StreamIndex
 from cluster.gateway.streams.stream import Stream
@@ -12,7 +13,9 @@ from cluster.gateway.streams.subscription import Subscription
 from cluster.gateway.streams.webhook import WebhookCourier
 from cluster.gateway.streams.webhook_keys import WebhookKeys
 
-BUILTIN: Final[tuple[type[Actor], ...]] = (Stream, StreamIndex, Subscription, WebhookCourier, WebhookKeys, ChatRun)
+BUILTIN: Final[tuple[type[Actor], ...]] = (
+    Stream, StreamIndex, Subscription, WebhookCourier, WebhookKeys, ChatRun, ChannelPresence,
+)  # fmt: skip
 
 OWN_TYPES.update(actor._type for actor in BUILTIN)
 

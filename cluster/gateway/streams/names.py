@@ -20,7 +20,8 @@ INDEX_PARTS = 16
 CHAT_RUN: Final = "chat_run"
 COURIER: Final = "webhook_courier"
 KEYS: Final = "webhook_keys"
-BUILTIN_TYPES: Final = frozenset({STREAM, SUBSCRIPTION, INDEX, COURIER, KEYS, CHAT_RUN})
+PRESENCE: Final = "channel_presence"
+BUILTIN_TYPES: Final = frozenset({STREAM, SUBSCRIPTION, INDEX, COURIER, KEYS, CHAT_RUN, PRESENCE})
 """The actor types of the gateway itself."""
 
 

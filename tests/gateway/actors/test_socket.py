@@ -261,3 +261,16 @@ async def test_a_client_that_takes_nothing_is_let_go() -> None:
             await ws.call(type="subscribe", id=1, after=got[-1])
             rest = [frame["offset"] for frame in await ws.take(200 - len(got))]
         assert [*got, *rest] == list(range(200))
+
+
+async def test_a_subscription_may_end_before_it_has_begun(gateway: Gateway) -> None:
+    """Both frames are there before the first is looked at."""
+    async with opened(gateway) as ws:
+        for _ in range(3):
+            for kind in ("subscribe", "unsubscribe"):
+                await ws.send(type=kind, id=1)
+        await ws.send(type="ping", id=2)
+        told: list[dict[str, Any]] = []
+        while not told or told[-1]["type"] != "pong":
+            told.append(await ws.next())
+        assert [frame["type"] for frame in told if frame["type"] != "subscribed"] == ["end", "end", "end", "pong"]
