@@ -57,6 +57,11 @@ def check_address(address: str) -> None:
         raise bad_request(str(error)) from None
 
 
+def resources(address: str, channel: str | None = "output") -> tuple[str, ...]:
+    """The names under which an actor, or one of its channels, may be granted. An empty one is no channel."""
+    return (address, f"{address}/{channel}") if channel else (address,)
+
+
 def check_hosted(runtime: Runtime, address: str) -> None:
     """Raise ``UnknownActorType`` for an actor that no silo hosts, or that is the gateway's own."""
     kind = address.partition("-")[0]

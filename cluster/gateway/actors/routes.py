@@ -15,7 +15,7 @@ from cluster.gateway.actors.event_stream import items_response
 from cluster.gateway.actors.events import ChannelEvents
 from cluster.gateway.actors.interrupt import interrupt_of
 from cluster.gateway.actors.messages import Message, arguments_of
-from cluster.gateway.actors.paths import ROOT, Path, check_hosted, check_key, parse_path, timeout_of
+from cluster.gateway.actors.paths import ROOT, Path, check_hosted, check_key, parse_path, resources, timeout_of
 from cluster.gateway.actors.presence import Presence
 from cluster.gateway.actors.socket import Socket
 from cluster.gateway.auth import Verb, grant_of
@@ -53,8 +53,9 @@ class ActorRoutes:
         if path.action != "ws":
             raise Problem(404, "NotFound", f"the WebSocket of an actor is {ROOT}ADDRESS/ws")
         grant = grant_of(connection)
-        if not any(grant.allows(verb, path.address) for verb in _VERBS.values()):
-            grant.check("read", path.address)
+        names = resources(path.address)
+        if not any(grant.allows(verb, *names) for verb in _VERBS.values()):
+            grant.check("read", *names)
         check_hosted(runtime, path.address)
         socket = Socket(runtime, self._hub, self._presence, grant=grant, address=path.address, options=self._options)
         self._sockets.add(socket)
@@ -66,7 +67,8 @@ class ActorRoutes:
         if path.action == "ws" and request.method == "GET":
             raise Problem(426, "UpgradeRequired", "this is a WebSocket", headers={"Upgrade": "websocket"})
         grant = grant_of(request)
-        grant.check(_VERBS[path.action], path.address)
+        channel = request.query_params.get("channel", "output") if path.action == "events" else None
+        grant.check(_VERBS[path.action], *resources(path.address, channel))
         method = "GET" if path.action in ("events", "ws") else "POST"
         if request.method != method:
             raise Problem(

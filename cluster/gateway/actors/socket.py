@@ -24,7 +24,7 @@ from cluster.gateway.actors.frames import (
     id_of,
     read_frame,
 )
-from cluster.gateway.actors.paths import check_address, check_hosted
+from cluster.gateway.actors.paths import check_address, check_hosted, resources
 from cluster.gateway.actors.presence import Attendee, Presence
 from cluster.gateway.auth import Grant, Verb
 from cluster.gateway.hub import Hub
@@ -150,7 +150,8 @@ class Socket:
             return
         address = self._address if frame.address is None else frame.address
         check_address(address)
-        self._grant.check(_VERBS[type(frame)], address)
+        channel = frame.channel if isinstance(frame, SubscribeFrame) else None
+        self._grant.check(_VERBS[type(frame)], *resources(address, channel))
         check_hosted(self._runtime, address)
         if frame.id in self._requests or frame.id in self._subscriptions:
             raise bad_request("something with this id is open already", name="IdInUse")
