@@ -272,6 +272,19 @@ class Activation:
             return self._mailbox.first()
         return self._turn
 
+    def came_again(self, message_id: str, attempt: int) -> bool:
+        """Whether somebody has sent the message once more after its ``attempt``."""
+        turn = next((turn for turn in self.unsettled() if turn.id == message_id), None)
+        if turn is None:
+            return False
+        return turn.request.attempt > attempt or any(map(self.runtime.hears, turn.joiners or ()))
+
+    def unsettled(self) -> Iterator[Turn]:
+        """All messages that have come and are not over."""
+        yield from self._running()
+        yield from self._mailbox
+        yield from self._arrivals or ()
+
     def mail(self) -> Iterator[Turn]:
         """The messages that wait to be run, oldest first."""
         return iter(self._mailbox)

@@ -330,9 +330,16 @@ class Actor(metaclass=_ActorMeta):
         headers: dict[str, str] = UNSET,
         idempotency_key: str = UNSET,
         on_busy: OnBusy = UNSET,
+        cancel_with_caller: bool = UNSET,
     ) -> Self:
         """On a typed reference: see ``ActorRef.options``. Inside the actor: a reference to itself."""
-        found = self.own_ref.options(timeout=timeout, headers=headers, idempotency_key=idempotency_key, on_busy=on_busy)
+        found = self.own_ref.options(
+            timeout=timeout,
+            headers=headers,
+            idempotency_key=idempotency_key,
+            on_busy=on_busy,
+            cancel_with_caller=cancel_with_caller,
+        )
         return cast("Self", found)
 
 

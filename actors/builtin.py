@@ -42,9 +42,14 @@ async def timer(actor: "Actor", number: int) -> None:
         await found.run()
 
 
-async def interrupt(actor: "Actor", reason: str, message_id: str = "") -> bool:
-    """Stop the running turn, or the one of a message; returns whether there was one to stop."""
+async def interrupt(actor: "Actor", reason: str, message_id: str = "", unless_after: int = -1) -> bool:
+    """Stop the running turn, or the one of a message; returns whether there was one to stop.
+
+    ``unless_after``: not if the message has come again, after it had come so often in vain.
+    """
     activation = actor._activation
+    if unless_after >= 0 and activation.came_again(message_id, unless_after):
+        return False
     found = activation.interrupt(reason, message_id)
     if found is not None and activation.durable is not None:
         activation.durable.interrupt(found)

@@ -41,6 +41,7 @@ class Request(msgspec.Struct, array_like=True, tag=1):
     previous: bytes = b""  # the number of the message before it to this address, if that may not have arrived
     outside: bool = False  # on behalf of somebody outside of the cluster: public handlers only, values as JSON has them
     on_busy: str = ""  # what it does to a running turn; "": what the actor's class says
+    cancel_with_caller: bool = False  # interrupt it when its caller gives up or is gone
 
 
 class Reply(msgspec.Struct, array_like=True, tag=2):

@@ -52,6 +52,7 @@ class Options(NamedTuple):
     idempotency_key: str = ""
     outside: bool = False
     on_busy: str = ""
+    cancel_with_caller: bool = False
 
 
 class Caller(Protocol):
@@ -189,6 +190,7 @@ class ActorRef:
         headers: dict[str, str] = UNSET,
         idempotency_key: str = UNSET,
         on_busy: OnBusy = UNSET,
+        cancel_with_caller: bool = UNSET,
     ) -> "ActorRef":
         """Return a reference to the same actor whose calls use these options.
 
@@ -202,6 +204,9 @@ class ActorRef:
         same, but nothing of the turn stays, whatever its handler makes of it: its channels tell their readers with a
         "reset" from where to discard. "steer": the running turn may read the message with ``self.steering()``, and
         then an ``ask`` returns ``Steered``; what it does not read runs as usual.
+        ``cancel_with_caller``: cancelling an ``ask``, or leaving a stream early, ends only the caller's own wait. With
+        True it interrupts that very message too, also when the caller's process is gone, with its link and for some
+        seconds (``Settings.reconnect_grace``).
         """
         new = self._options or Options()
         if timeout is not UNSET:
@@ -220,6 +225,8 @@ class ActorRef:
             if on_busy not in ON_BUSY:
                 raise ValueError(f"on_busy must be one of {', '.join(ON_BUSY)}, not {on_busy!r}")
             new = new._replace(on_busy=on_busy)
+        if cancel_with_caller is not UNSET:
+            new = new._replace(cancel_with_caller=bool(cancel_with_caller))
         return ActorRef(self.address, actor=self._actor, options=new)
 
     def __getattr__(self, name: str) -> "RemoteHandler":

@@ -64,6 +64,8 @@ class Requests:
         )
         if options is not None and options.outside:
             request.outside, request.trusted, request.typed = True, False, False
+        if options is not None and options.cancel_with_caller:
+            request.cancel_with_caller = True
         if options is not None and options.on_busy:
             request.on_busy = options.on_busy
             if request.on_busy == "steer" and mode is Mode.STREAM:

@@ -26,6 +26,7 @@ from actors.errors import (
     ActorError,
     ClusterUnavailable,
     ConnectionLost,
+    Interrupted,
     Rejected,
     SerializationFailed,
     UnknownActorType,
@@ -40,6 +41,7 @@ from actors.ref import ActorRef, Receipt, current_caller
 from actors.requests import Requests
 from actors.router import Router
 from actors.settings import Settings
+from actors.ties import Ties
 from actors.turn import Lifecycle, Turn
 
 log = logging.getLogger("actors")
@@ -97,6 +99,7 @@ class Runtime:
         self._idleness = Idleness(self.loop)
         self.requests = Requests(self.settings)
         self._agenda = Agenda(self)
+        self._ties = Ties(self)
         self._router = Router(self)
         # Once a silo was told NotHere, it is told so for every request until it asks again where the address is: else
         # one that comes when the actor has just been activated here would overtake those that are on their way back.
@@ -165,6 +168,7 @@ class Runtime:
             if not call.ended and call in self.calls:
                 self.say(call, Leave(call.request.id))
                 self.calls.close(call)
+                self._ties.gave_up(call.request)
 
     async def publish(self, ref: ActorRef, channel: str, item: object) -> None:
         """See ``Channel.publish``."""
@@ -256,6 +260,9 @@ class Runtime:
             return call.future.result()
         try:
             return await call.future
+        except (asyncio.CancelledError, Interrupted):
+            self._ties.gave_up(call.request)
+            raise
         finally:
             self.calls.close(call)
 
@@ -350,6 +357,8 @@ class Runtime:
     def _on_request(self, link: Link, request: Request) -> None:
         if not link.trusted:
             request.trusted = False
+        if not link.peer_is_silo:
+            self._ties.note(link, request)
         activation = self.activations.get(request.address)
         in_order = (
             (link, request.address) not in self._bounced
@@ -423,6 +432,7 @@ class Runtime:
 
     def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
         """A link is gone. See ``LinkHandler``."""
+        self._ties.closed(link)
         not_sent = {envelope.id for envelope in unsent if type(envelope) is Request}
         for call in [call for call in self.calls if call.link is link]:
             if call.request.id in not_sent:

@@ -49,6 +49,7 @@ class Lifecycle:
     __slots__ = ("activation", "address")
 
     gathers = steers = False
+    goes_on = True
 
     def __init__(self, activation: "Activation") -> None:
         self.activation = activation
@@ -207,6 +208,11 @@ class Turn:
         if self.activation.durable is None or self.spec.lane is Lane.READ or self.ended:
             return False
         return self.activation.runs(self)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is run here, and not given up."""
+        return self.ended or self.activation.runs(self)
 
     @property
     def steers(self) -> bool:
