@@ -19,6 +19,7 @@ class Connection(asyncio.Protocol):
     """A connection that is kept open, for one request at a time."""
 
     def __init__(self) -> None:
+        self.is_open = True
         self._transport: asyncio.Transport | None = None
         self._answered: asyncio.Future[None] | None = None
         self._expected = b""
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See ``asyncio.Protocol``."""
+        self.is_open = False
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(HttpLoadFailed(f"the server ended the connection: {error}"))
 
@@ -84,11 +86,15 @@ class HttpLoad:
 
     async def request(self, head: bytes, body: bytes = b"", *, expected: bytes) -> None:
         """One request and its response. Raises ``HttpLoadFailed`` for another status."""
-        connection = self._free.pop() if self._free else await self._connect()
+        connection = await self._take()
         await connection.send(head + body, expected)
         self._free.append(connection)
 
-    async def _connect(self) -> Connection:
+    async def _take(self) -> Connection:
+        while self._free:
+            free = self._free.pop()
+            if free.is_open:
+                return free
         _, connection = await asyncio.get_running_loop().create_connection(Connection, *self._address)
         return connection
 
