@@ -41,6 +41,7 @@ let chat = new Chat()
 const outcome = () => ({
   status: chat.status,
   error: chat.error?.message,
+  broken: chat.error instanceof TypeError,
   statuses: statuses.splice(0),
   messages: chat.messages.map(({ id, role, parts }) => ({ id, role, parts })),
   texts: chat.messages.filter(({ role }) => role === "assistant").map(textOf),
@@ -53,7 +54,7 @@ await obey({
   // what an app does whose connection broke off: it resumes until it has all
   persist: async () => {
     let times = 0
-    while (chat.status === "error" && times++ < 500) {
+    while (chat.error instanceof TypeError && times++ < 500) {
       await pause(20)
       await chat.resumeStream()
     }

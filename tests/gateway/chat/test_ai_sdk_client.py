@@ -49,7 +49,7 @@ async def test_a_connection_that_breaks_off_again_and_again_loses_and_doubles_no
     """Each connection carries a bit more than the replay before it, so there are many."""
     client = await meeting.begin("n1.b", after=600)
     broken = await client.do("send", text="tell 400")
-    assert broken["status"] == "error"
+    assert (broken["status"], broken["broken"]) == ("error", True)
     shown = len(broken["texts"][0])
     assert 0 < shown < len(story(400))
     while broken["status"] == "error":
@@ -84,7 +84,7 @@ async def test_an_answer_that_is_begun_anew_replaces_what_was_shown(meeting: Mee
     await client.shows(100)
     await meeting.chats.silos["n1"].kill()
     broken = await client.ended("send")
-    assert broken["status"] == "error"
+    assert (broken["status"], broken["broken"]) == ("error", True)
     found = await client.do("persist")
     assert found["texts"] == [story(200)]
     assert meeting.chats.stored("session-n1.r") == story(200)
@@ -159,7 +159,7 @@ async def test_who_was_cut_off_sees_the_end_although_the_turn_is_over(meeting: M
 async def test_an_answer_that_failed_is_an_error_without_what_went_wrong(meeting: Meeting) -> None:
     client = await meeting.begin("n1.g")
     found = await client.do("send", text="fail")
-    assert found["status"] == "error"
+    assert (found["status"], found["broken"]) == ("error", False)
     assert "could not be completed" in found["error"]
     assert "secret" not in str(found)
     found = await client.do("regenerate")
