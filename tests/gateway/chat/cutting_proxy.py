@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 class CuttingProxy:
     """Passes connections on to the first silo that takes one, beginning with the one after the last that did."""
 
-    def __init__(self, addresses: Sequence[str], after: int | None) -> None:
+    def __init__(self, addresses: Sequence[str], after: int | None, growth: int) -> None:
         self.address = ""
         self.connections = 0
         self.cuts = 0
         """Connections that were broken off."""
         self.after = after
         """Bytes of an answer after which its connection is broken off; None: they are passed on whole."""
+        self._growth = growth
         self._addresses = list(addresses)
         self._next = 0
         self._open: set[asyncio.StreamWriter] = set()
@@ -56,9 +57,9 @@ class CuttingProxy:
                 target.write(data)
                 await target.drain()
                 passed += len(data)
-                if passed == self.after:
+                if self.after is not None and passed >= self.after:
                     self.cuts += 1
-                    await asyncio.sleep(0)
+                    self.after += self._growth
                     return
         except OSError:
             pass
@@ -82,9 +83,11 @@ async def _pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def cutting(addresses: Sequence[str], *, after: int | None = None) -> AsyncIterator[CuttingProxy]:
-    """Such a way to the silos at these HTTP addresses."""
-    proxy = CuttingProxy(addresses, after)
+async def cutting(
+    addresses: Sequence[str], *, after: int | None = None, growth: int = 0
+) -> AsyncIterator[CuttingProxy]:
+    """Such a way to the silos at these HTTP addresses; after each break connections carry ``growth`` bytes more."""
+    proxy = CuttingProxy(addresses, after, growth)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     try:
         host, port = server.sockets[0].getsockname()[:2]

@@ -255,6 +255,15 @@ async def test_a_turn_that_was_begun_elsewhere_can_be_watched_and_stopped(gatewa
     assert (await gateway("POST", "/api/chat/a/stop")).json == {"stopped": False}
 
 
+async def test_what_others_publish_meanwhile_is_no_part_of_the_answer(gateway: Gateway) -> None:
+    running = asyncio.create_task(post(gateway, "wait x"))
+    await waits("x")
+    await actor_ref("session-a").channel("output").publish("noise ")
+    GATES["x"].set()
+    assert text_of(await running) == "begun done"
+    assert text_of(await post(gateway, "wait x")) == "begun done"
+
+
 async def test_who_goes_stops_nothing(gateway: Gateway) -> None:
     async with gateway.opened("POST", "/api/chat", body("wait x").encode()) as (status, _, reader):
         assert status == 200

@@ -18,9 +18,9 @@ class Meeting:
         self._exits = exits
         self.proxy: CuttingProxy
 
-    async def begin(self, key: str, *, after: int | None = None) -> ForeignClient:
+    async def begin(self, key: str, *, after: int | None = None, growth: int = 0) -> ForeignClient:
         addresses = await self.chats.start("n2", "n1")  # to n2 first: the actors live on n1
-        self.proxy = await self._exits.enter_async_context(cutting(addresses, after=after))
+        self.proxy = await self._exits.enter_async_context(cutting(addresses, after=after, growth=growth))
         return await self.another(key)
 
     async def another(self, key: str) -> ForeignClient:
@@ -47,14 +47,14 @@ async def test_an_answer_arrives_whole(meeting: Meeting) -> None:
 
 
 async def test_a_connection_that_breaks_off_again_and_again_loses_and_doubles_nothing(meeting: Meeting) -> None:
-    client = await meeting.begin("n1.b", after=3000)
-    found = await client.do("send", text="tell 200")
+    client = await meeting.begin("n1.b", after=1000, growth=500)
+    found = await client.do("send", text="tell 400")
     assert (found["status"], found["errors"]) == ("ready", [])
-    assert found["texts"] == [story(200)] == [meeting.chats.stored("session-n1.b")]
-    assert meeting.proxy.cuts >= 3
+    assert found["texts"] == [story(400)] == [meeting.chats.stored("session-n1.b")]
+    assert meeting.proxy.cuts >= 2
     assert [request["method"] for request in found["requests"]] == ["POST"] * len(found["requests"])
     assert [request["after"] is None for request in found["requests"][:3]] == [True, False, False]
-    assert meeting.chats.runs("session-n1.b") == ["tell 200"]
+    assert meeting.chats.runs("session-n1.b") == ["tell 400"]
 
 
 @pytest.mark.parametrize("victim", ["n1", "n2"], ids=["the owner", "the gateway"])
