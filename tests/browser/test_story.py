@@ -7,6 +7,7 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import OpenPage
 from tests.browser.stage import Stage, Truth, Turn
+from tests.browser.story_page import LIMIT
 from tests.cluster.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -63,8 +64,8 @@ async def test_a_second_tab_shows_the_same_at_the_same_time(
     stage.model.say_words(20)
     await first.shows("word")
     second = await open_page(name)
-    await expect(first.page.get_by_text("watching")).to_have_text("2 watching")
-    await expect(second.page.get_by_text("watching")).to_have_text("2 watching")
+    await expect(first.page.get_by_text("watching")).to_have_text("2 watching", timeout=LIMIT)
+    await expect(second.page.get_by_text("watching")).to_have_text("2 watching", timeout=LIMIT)
     await second.shows((await first.turns())[0].text.split()[0])
     stage.model.say_words(20)
     stage.model.end()
@@ -77,7 +78,7 @@ async def test_a_second_tab_shows_the_same_at_the_same_time(
     assert await second.ends("finished", "finished") == shown
     await same(truth, name, shown)
     await second.page.close()
-    await expect(first.page.get_by_text("watching")).to_be_hidden()
+    await expect(first.page.get_by_text("watching")).to_be_hidden(timeout=LIMIT)
 
 
 async def test_stop_ends_the_sentence_for_everybody_and_the_model_too(

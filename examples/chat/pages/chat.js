@@ -146,6 +146,8 @@ let subscription = null; // its id
 let tail = null; // the offset behind what was there when it began; null until that is known
 let stopping = null; // the turn that is to stop
 let following = true; // whether the page scrolls along
+let isSeen = true; // whether the others are told of this reader
+let watching = new Set(); // the ids of who reads along
 let pause;
 let tick;
 
@@ -184,9 +186,9 @@ function nameIn(hash) {
 async function follow() {
   const id = (subscription = wire.newId());
   tail = null;
-  watching(1);
+  meet({ event: "state", readers: [] });
   show();
-  const frame = { type: "subscribe", address: address(), channel: CHANNEL, after: story.after, presence: true };
+  const frame = { type: "subscribe", address: address(), channel: CHANNEL, after: story.after, presence: isSeen };
   try {
     const subscribed = await wire.request(frame, id);
     tail = subscribed.tail;
@@ -219,10 +221,11 @@ function take(frame) {
     if (frame.kind === "closed") story.clear(); // it was deleted
     show();
   } else if (frame.type === "presence") {
-    watching(frame.count);
+    meet(frame);
   } else if (frame.type === "end") {
     follow();
   } else if (frame.type === "error") {
+    isSeen &&= frame.problem.status !== 429; // too many are there to see each other
     again();
   }
 }
@@ -331,9 +334,13 @@ function showStatus(state) {
   tick = setTimeout(() => showStatus(state), 1_000);
 }
 
-function watching(count) {
-  page.watching.hidden = count < 2;
-  page.watching.textContent = `${count} watching`;
+/** Others have come or gone. */
+function meet({ event, readers, reader }) {
+  if (event === "state") watching = new Set(readers.map(({ id }) => id));
+  else if (event === "join") watching.add(reader.id);
+  else if (event === "leave") watching.delete(reader.id);
+  page.watching.hidden = watching.size < 2;
+  page.watching.textContent = `${watching.size} watching`;
 }
 
 function notice(text) {
