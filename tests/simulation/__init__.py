@@ -29,8 +29,8 @@ chains of actors and cycles, failing handlers, failing ``on_activate``, sleep by
 persist each turn, at deactivation and never. Durable work: sends from turns and from steps, steps one after another
 and in parallel, some ``once``, streams with a channel that resume or begin anew, publications from inside and
 outside, channels that keep little and are closed (``brief.py``), reminders once and periodic, repeats by idempotency
-key, deletion; readers of channels that leave and come back (``readers.py``); an operator who retries parked messages. **Faults** (``faults.py``): each seed draws some kinds
-of them and inflicts up to seven.
+key, deletion; readers of channels that leave and come back (``readers.py``); an operator who retries parked messages.
+**Faults** (``faults.py``): each seed draws some kinds of them and inflicts up to seven.
 
 **Checks while it runs** (``checks.py``): one owner per epoch, and no write of a lower epoch; no committed effect is
 lost or committed twice; answers never come from an older owner; replies and stream ends only after their commit,

@@ -96,13 +96,13 @@ def journal_ignored(world: "World") -> Bug:
 
 def once_not_marked(world: "World") -> Bug:
     """That a once step was started is not journaled."""
-    write = Journal._write
+    record = Journal.record
 
     async def silent(self: Journal, path: str, row: Any, **more: Any) -> None:
         if not isinstance(row, Started):
-            await write(self, path, row, **more)
+            await record(self, path, row, **more)
 
-    return patch.object(Journal, "_write", silent)
+    return patch.object(Journal, "record", silent)
 
 
 def no_wake(world: "World") -> Bug:
