@@ -339,7 +339,7 @@ class Durable:
     def _next_wake(self) -> float | None:
         now = self._activation.runtime.clock.time()
         if (self.rows > 0 and not self._waits) or (self.outbox is not None and self.outbox.pending):
-            return self._wake if self._wake is not None and self._wake <= now else now
+            return self._wake if self._wake is not None and self._wake <= now else min((now, *self._times()))
         return min(self._times(), default=None)
 
     def _times(self) -> Iterator[float]:
