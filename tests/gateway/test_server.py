@@ -36,6 +36,7 @@ class House:
     def __init__(self, options: GatewayOptions) -> None:
         self.bodies: list[bytes] = []
         self.lost: list[str] = []
+        self.answered = 0
         self.go = asyncio.Event()
         self.server = Server(options, self.routes())
         self.address = ""
@@ -54,7 +55,8 @@ class House:
             return PlainTextResponse("waited")
 
         async def large(request: Request) -> Response:
-            return PlainTextResponse(b"x" * int(request.query_params["size"]))
+            self.answered = int(request.query_params["size"])
+            return PlainTextResponse(b"x" * self.answered)
 
         async def fail(_: Request) -> Response:
             raise OSError("the disk is gone")
@@ -359,6 +361,21 @@ async def test_a_reader_that_never_reads_is_cut_off(house: House, connection: st
         writer.write(f"GET /large?size={LARGE} HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\n\r\n".encode())
         await eventually("it is answered", lambda: house.unsent > LARGE // 2)
         await eventually("it is cut off", lambda: not house.connections)
+
+
+async def test_also_a_little_that_nobody_takes_ends_with_its_connection(house: House) -> None:
+    """What is over when the kernel's buffers are full, on a connection that is being closed already."""
+    for size in range(100_000, LARGE, 30_000):
+        async with house.connected() as (reader, writer):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(f"GET /large?size={size} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            await eventually("it is answered", lambda size=size: house.answered == size)
+            left = house.unsent
+            await eventually(f"{left} bytes of {size} are given up", lambda: not house.connections)
+            if left:
+                assert left < 2**16, "less than what a transport is content with by itself"
+                return
+    raise AssertionError("the kernel takes everything")
 
 
 async def test_a_reader_that_never_reads_does_not_outlive_the_server(
