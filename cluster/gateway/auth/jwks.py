@@ -59,13 +59,19 @@ class Jwks:
 
     async def find(self, name: str | None, algorithm: str) -> jwt.PyJWK | None:
         """The key of a name and algorithm, None if there is none. Raises ``KeysUnavailable``."""
-        key = self._keys.find(name, algorithm) if self._keys is not None else None
-        if key is None and (self._reading is not None or time.monotonic() >= self._next_look):
+        key = self._known(name, algorithm)
+        if key is None and self._reading is not None:  # which may have begun before the key was there
             await self._read()
-            key = self._keys.find(name, algorithm) if self._keys is not None else None
+            key = self._known(name, algorithm)
+        if key is None and time.monotonic() >= self._next_look:
+            await self._read()
+            key = self._known(name, algorithm)
         if self._keys is None:
             raise KeysUnavailable(self._problem)
         return key
+
+    def _known(self, name: str | None, algorithm: str) -> jwt.PyJWK | None:
+        return self._keys.find(name, algorithm) if self._keys is not None else None
 
     async def _keep(self) -> None:
         while True:

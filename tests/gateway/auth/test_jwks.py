@@ -23,7 +23,7 @@ async def status(gateway: Gateway, token: str) -> int:
 
 async def test_a_new_key_is_taken_at_once_and_an_old_one_goes_with_the_next_refresh(start: Start) -> None:
     async with published(jwk(RSA, "old")) as publisher:
-        gateway = await start(auth_jwks=publisher.url, auth_jwks_refresh=0.2, auth_jwks_cooldown=0.01)
+        gateway = await start(auth_jwks=publisher.url, auth_jwks_refresh=0.2, auth_jwks_cooldown=1e-9)
         assert await status(gateway, OLD) == 404
         publisher.keys = [jwk(RSA, "old"), jwk(OTHER_RSA, "new")]
         assert (await status(gateway, NEW), await status(gateway, OLD)) == (404, 404)
