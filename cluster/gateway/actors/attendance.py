@@ -12,7 +12,7 @@ from cluster.gateway.streams.names import PRESENCE, stream_key
 MOST: Final = 1000
 """Readers of one channel that are told of; there may be more."""
 
-_SETTLING: Final = 4.0  # seconds in which all gateways have told a new activation whom they have
+_SETTLING: Final = 10.0  # seconds in which all gateways that live have told a new activation whom they have
 
 
 class Reader(msgspec.Struct, frozen=True):
@@ -25,11 +25,14 @@ class Reader(msgspec.Struct, frozen=True):
 
 
 class Attendance(msgspec.Struct, frozen=True):
-    """Who is there. ``readers`` None: as in the version that was known. Until ``settled`` some may be missing."""
+    """Who is there. ``readers`` None: as in the version that was known.
+
+    ``heard``: the gateways that have told whom they have; None once all must have.
+    """
 
     version: int
-    settled: bool
     readers: list[Reader] | None
+    heard: list[str] | None = None
 
 
 class ChannelPresence(Actor, type=PRESENCE, persist="never", idle_timeout=30):
@@ -48,15 +51,14 @@ class ChannelPresence(Actor, type=PRESENCE, persist="never", idle_timeout=30):
         for name in gone:
             del self._gateways[name]
         _, before = self._gateways.pop(gateway, (0.0, []))
-        if readers:
-            self._gateways[gateway] = now + lease, readers
+        self._gateways[gateway] = now + lease, readers
         if gone or before != readers:
             self._version += 1
-        settled = now - self._born > _SETTLING
         if known == self._version:
-            return Attendance(known, settled, None)
+            return Attendance(known, None)
         everybody = [reader for _, some in self._gateways.values() for reader in some]
-        return Attendance(self._version, settled, everybody[:MOST])
+        heard = list(self._gateways) if now - self._born < _SETTLING else None
+        return Attendance(self._version, everybody[:MOST], heard)
 
 
 def presence_key(address: str, channel: str) -> str:

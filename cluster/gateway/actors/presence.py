@@ -116,10 +116,11 @@ class _Room:
         if found.readers is None:
             return
         others = {reader.id: reader for reader in found.readers if not reader.id.startswith(self._presence.gateway)}
-        if found.settled:
+        if found.heard is None:
             self._version = found.version
-        else:  # it has not heard of all again yet
-            others = {**self._others, **others}
+        else:  # those of the gateways that it has not heard of again may be there still
+            heard = tuple(found.heard)
+            others |= {id: reader for id, reader in self._others.items() if not id.startswith(heard)}
         if others != self._others:
             self._others = others
             for attendee in self.attendees:
