@@ -545,5 +545,7 @@ class Activation:
     async def give_back(self) -> None:
         """The silo goes in good order: what runs may start elsewhere without that counting as a loss."""
         turn = self._turn
-        if turn is not None and self.durable is not None and turn.answerable:
+        if turn is None or turn.ended:  # its last commit is under way, and nothing of it may be stored behind that
+            return
+        if self.durable is not None and turn.answerable:
             await self.write(self.durable.give_back(turn))

@@ -520,3 +520,23 @@ async def test_a_message_that_is_refused_for_its_key_does_not_free_the_key(
     assert await soon(ref.slowly.send("a")) == first
     gate.set()
     assert await soon(ref.slowly("a")) == 1
+
+
+async def test_a_turn_that_is_being_committed_is_not_given_back_by_a_silo_that_leaves(
+    start: Start, store: ScriptedStore
+) -> None:
+    """What is stored behind its last commit would let it run once more."""
+    runtime = start(Keeper, store=store)
+    store.hold()
+    asking = asyncio.ensure_future(actor_ref("keeper-1").ask("once"))
+    await soon(store.waiting.wait())
+    leaving = asyncio.ensure_future(runtime.drain(limit=0.01))
+    await asyncio.wait({leaving}, timeout=0.05)  # it has given up on the turn by then
+    store.let_go()
+    await soon(leaving)
+    asking.cancel()
+    runtime.vanish()
+    assert await store.read("keeper-1", records.MESSAGE, records.JOURNAL, limit=9) == []
+
+    start(Keeper, store=ScriptedStore(store.data))
+    assert await soon(actor_ref("keeper-1").ask("twice")) == 2
