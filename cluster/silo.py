@@ -101,6 +101,8 @@ class Silo:
                 "--auth-jwks), listen on loopback (--http 127.0.0.1:PORT), or start with --insecure to let in whoever "
                 "reaches it"
             )
+        if http is None and self._gateway_options.pages is not None:
+            raise ValueError(f"the pages in {self._gateway_options.pages} are served over HTTP: add --http HOST:PORT")
         self.name = name or f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(2)}"
         if not self.name or any(c in self.name for c in "/.") or self.name != self.name.strip():
             raise ValueError(f"the silo name {self.name!r} must not be empty or contain '/', '.' or surrounding space")

@@ -42,6 +42,8 @@ async def test_a_cut_network_heals_and_nothing_is_lost(
     assert len((await page.turns())[0].text.split()) == before < 100
     await page.write("while nobody was connected")
     await expect(page.page.get_by_text("while nobody was connected")).to_be_visible()
+    await page.page.set_viewport_size({"width": 320, "height": 560})
+    assert await page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
     stage.model.say(" it was kept.")
     stage.model.end()
     await stage.network.accept()

@@ -166,6 +166,7 @@ function enter() {
   document.title = `${name} · Story`;
   page.name.textContent = name;
   subscription = tail = stopping = null;
+  meet({ event: "state", readers: [] });
   following = true;
   notice("");
   story.clear();
@@ -186,7 +187,6 @@ function nameIn(hash) {
 async function follow() {
   const id = (subscription = wire.newId());
   tail = null;
-  meet({ event: "state", readers: [] });
   show();
   const frame = { type: "subscribe", address: address(), channel: CHANNEL, after: story.after, presence: isSeen };
   try {
@@ -375,6 +375,7 @@ const wire = new Connection(new URL("/v1/actors/session-any/ws", location), {
   onFrame: take,
   onState: (state, delay = 0) => {
     connection = { state, until: Date.now() + delay };
+    if (state !== "open") meet({ event: "state", readers: [] });
     show();
   },
 });
