@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self, TypeAlias
 import msgspec
 
 from cluster.gateway.chat.message import Messages
-from cluster.gateway.chat.run import End, Happening, Piece, Reset
+from cluster.gateway.chat.run import Begin, End, Happening, Piece, Reset
 from cluster.gateway.json_values import read_json, to_json
 from cluster.gateway.problems import bad_request
 
@@ -52,6 +52,8 @@ class Position(NamedTuple):
         return cls(int(found[1]), int(found[2]))
 
 
+Events: TypeAlias = list[tuple[Position, AgUiEvent]]
+
 NOWHERE: Final = Position(-2, 0)
 _BEGIN: Final = Position(-1, 0)
 _END: Final = 2**62
@@ -73,105 +75,96 @@ class AgUiStream:
         *,
         thread_id: str,
         run_id: str,
-        message_id: str,
         channel: str,
         after: Position = NOWHERE,
         history: list[dict[str, Any]] | None = None,
     ) -> None:
         self._ids: AgUiEvent = {"threadId": thread_id, "runId": run_id}
-        self._message_id = message_id
+        self._message_id = ""
         self._channel = channel
         self._after = after
         self._history = history
-        self._open = False
-        self._texts: list[tuple[int, str]] = []  # what the answer consists of, by offset
+        self._open = False  # whether a text is
+        self._pieces: list[Piece] = []  # what counts of the answer
         self._sent = after.offset
-        self._empty = True
         self.ended = False
 
-    def start(self) -> list[tuple[Position, AgUiEvent]]:
+    def start(self) -> Events:
         """The beginning."""
         return self._new([(_BEGIN, {"type": "RUN_STARTED", **self._ids})])
 
-    def tell(self, happenings: Iterable[Happening]) -> list[tuple[Position, AgUiEvent]]:
+    def tell(self, happenings: Iterable[Happening]) -> Events:
         """The events for what happened."""
-        events: list[tuple[Position, AgUiEvent]] = []
+        events: Events = []
         for found in happenings:
-            if isinstance(found, End):
-                events += self._end(found)
+            if isinstance(found, Begin):
+                self._message_id = found.message_id
+            elif isinstance(found, End):
+                self._end(found, events)
             elif isinstance(found, Reset):
-                events += self._take_back(found)
-            elif isinstance(found.data, str):
-                self._add_text(found.offset, found.data, events)
+                self._take_back(found, events)
             else:
-                events += self._item(found)
+                self._pieces.append(found)
+                self._sent = max(self._sent, found.offset)
+                self._add(found, events, seen=self._after.offset)
         return self._new(events)
 
-    def _new(self, events: list[tuple[Position, AgUiEvent]]) -> list[tuple[Position, AgUiEvent]]:
+    def _new(self, events: Events) -> Events:
         return [(position, event) for position, event in events if position > self._after]
 
-    def _add_text(self, offset: int, text: str, events: list[tuple[Position, AgUiEvent]]) -> None:
-        if not text:
+    def _add(self, piece: Piece, events: Events, *, seen: int) -> None:
+        """Texts become one event, but not over what a client has seen."""
+        if not isinstance(piece.data, str):
+            event = as_event(piece, self._channel)
+            if event["type"] not in _BESIDE:
+                self._close_text(Position(piece.offset, 0), events)
+            events.append((Position(piece.offset, 1), event))
             return
-        self._note(offset)
-        self._texts.append((offset, text))
+        if not piece.data:
+            return
         if not self._open:
             self._open = True
             started: AgUiEvent = {"type": "TEXT_MESSAGE_START", "messageId": self._message_id, "role": "assistant"}
-            events.append((Position(offset, 0), started))
-        last = events[-1] if events else None
-        if last is not None and last[1]["type"] == "TEXT_MESSAGE_CONTENT" and last[0].offset > self._after.offset:
-            events[-1] = (Position(offset, 1), {**last[1], "delta": f"{last[1]['delta']}{text}"})
+            events.append((Position(piece.offset, 0), started))
+        position, last = events[-1] if events else (NOWHERE, {})
+        if last.get("type") == "TEXT_MESSAGE_CONTENT" and position.offset > seen:
+            events[-1] = (Position(piece.offset, 1), {**last, "delta": f"{last['delta']}{piece.data}"})
         else:
-            content: AgUiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": self._message_id, "delta": text}
-            events.append((Position(offset, 1), content))
+            content: AgUiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": self._message_id, "delta": piece.data}
+            events.append((Position(piece.offset, 1), content))
 
-    def _note(self, offset: int) -> None:
-        self._empty = False
-        self._sent = max(self._sent, offset)
+    def _close_text(self, position: Position, events: Events) -> None:
+        if self._open:
+            self._open = False
+            events.append((position, {"type": "TEXT_MESSAGE_END", "messageId": self._message_id}))
 
-    def _close_text(self, position: Position) -> list[tuple[Position, AgUiEvent]]:
-        if not self._open:
-            return []
-        self._open = False
-        return [(position, {"type": "TEXT_MESSAGE_END", "messageId": self._message_id})]
-
-    def _item(self, piece: Piece) -> list[tuple[Position, AgUiEvent]]:
-        self._note(piece.offset)
-        event = as_event(piece, self._channel)
-        beside = event["type"] in ("CUSTOM", "RAW", "STATE_SNAPSHOT", "STATE_DELTA")
-        return [
-            *([] if beside else self._close_text(Position(piece.offset, 0))),
-            (Position(piece.offset, 1), event),
-        ]
-
-    def _take_back(self, reset: Reset) -> list[tuple[Position, AgUiEvent]]:
-        """What was sent and does not count any more is replaced by all that does."""
-        self._texts = [(offset, text) for offset, text in self._texts if offset < reset.first]
+    def _take_back(self, reset: Reset, events: Events) -> None:
+        """If something was sent that does not count any more, all that counts is told anew."""
+        self._pieces = [piece for piece in self._pieces if piece.offset < reset.first]
         if self._sent < reset.first:
-            return []
+            return
         if self._history is None:
             self.ended = True
-            message = "the answer was begun anew; load the chat again to see it"
-            return [(Position(reset.offset, 0), {"type": "RUN_ERROR", "message": message, "code": GONE})]
-        kept = "".join(text for _, text in self._texts)
-        self._open = bool(kept)
-        answer = [{"id": self._message_id, "role": "assistant", "content": kept}] if kept else []
-        snapshot: AgUiEvent = {"type": "MESSAGES_SNAPSHOT", "messages": [*self._history, *answer]}
-        return [(Position(reset.offset, 0), snapshot)]
+            message = "the answer was begun anew; join its run again to see it"
+            events.append((Position(reset.offset, 0), {"type": "RUN_ERROR", "message": message, "code": GONE}))
+            return
+        self._open = False
+        anew: Events = [(NOWHERE, {"type": "MESSAGES_SNAPSHOT", "messages": self._history})]
+        for piece in self._pieces:
+            self._add(piece, anew, seen=-1)
+        events += [(Position(reset.offset, place), event) for place, (_, event) in enumerate(anew)]
 
-    def _end(self, end: End) -> list[tuple[Position, AgUiEvent]]:
-        events: list[tuple[Position, AgUiEvent]] = []
-        if end.kind == "committed" and self._empty and isinstance(end.result, str):
-            self._add_text(_END, end.result, events)
-        events += self._close_text(Position(_END, 2))
+    def _end(self, end: End, events: Events) -> None:
+        if end.kind == "committed" and not self._pieces and isinstance(end.result, str):
+            self._add(Piece(_END, end.result), events, seen=_END)
+        self._close_text(Position(_END, 2), events)
         last = failed(self._message_id)
         if end.kind == "committed":
             last = {"type": "RUN_FINISHED", **self._ids}
         elif end.kind == "interrupted":
             last = {"type": "RUN_FINISHED", **self._ids, "result": {"interrupted": end.reason}}
         self.ended = True
-        return [*events, (LAST, last)]
+        events.append((LAST, last))
 
 
 def failed(message_id: str) -> AgUiEvent:
@@ -180,10 +173,13 @@ def failed(message_id: str) -> AgUiEvent:
     return {"type": "RUN_ERROR", "message": text, "code": "RUN_FAILED"}
 
 
-def encode(events: Iterable[tuple[Position, AgUiEvent]]) -> bytes:
+def encode(events: Events) -> bytes:
     """The events as server-sent events with ids."""
     return b"".join(f"id: {position}\ndata: ".encode() + to_json(event) + b"\n\n" for position, event in events)
 
+
+_BESIDE: Final = ("CUSTOM", "RAW", "STATE_SNAPSHOT", "STATE_DELTA")
+"""Events that may come in the middle of a text."""
 
 _OWN: Final[dict[str, tuple[str, ...]]] = {
     "TOOL_CALL_START": ("toolCallId", "toolCallName"),

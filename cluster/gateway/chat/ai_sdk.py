@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from cluster.gateway.chat.message import Messages
-from cluster.gateway.chat.run import End, Happening, Piece, Reset
+from cluster.gateway.chat.run import Begin, End, Happening, Piece, Reset
 from cluster.gateway.json_values import read_json, to_json
 from cluster.gateway.problems import bad_request
 
@@ -61,24 +61,23 @@ class Retracted(Exception):
 
 
 class UIMessageStream:
-    """A turn as chunks: ``start``, then what ``tell`` makes of what happens; it is over when ``ended``."""
+    """A turn as chunks: what ``tell`` makes of what happens."""
 
-    def __init__(self, message_id: str, channel: str) -> None:
-        self._message_id = message_id
+    def __init__(self, channel: str) -> None:
+        self._message_id = ""
         self._channel = channel
         self._text: str | None = None  # id of the text part that is open
         self._last: int | None = None  # offset of the last entry that was sent
-        self.ended = False
-
-    def start(self) -> list[Chunk]:
-        """The beginning, with the same id whenever the turn is told: a client that has it begins it anew."""
-        return [{"type": "start", "messageId": self._message_id}]
 
     def tell(self, happenings: Iterable[Happening]) -> list[Chunk]:
         """The chunks for what happened. Raises ``Retracted``."""
         chunks: list[Chunk] = []
         for found in happenings:
-            if isinstance(found, End):
+            if isinstance(found, Begin):
+                # The id is the same whenever the turn is told: a client that has it begins its message anew.
+                self._message_id = found.message_id
+                chunks.append({"type": "start", "messageId": found.message_id})
+            elif isinstance(found, End):
                 self._end(found, chunks)
             elif isinstance(found, Reset):
                 if self._last is not None and self._last >= found.first:
@@ -123,7 +122,6 @@ class UIMessageStream:
             chunks.append({"type": "abort", "reason": end.reason} if end.reason else {"type": "abort"})
         else:
             chunks.append(failed(self._message_id))
-        self.ended = True
 
 
 def failed(message_id: str) -> Chunk:

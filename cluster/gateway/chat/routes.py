@@ -185,9 +185,8 @@ class AiSdkChat(ChatRoute):
     async def _tell(
         self, runtime: Runtime, run: Run, grant: Grant, reader: str, *, again: bool
     ) -> AsyncGenerator[bytes, None]:
-        stream = ai_sdk.UIMessageStream(run.message_id, self.chat.channel)
+        stream = ai_sdk.UIMessageStream(self.chat.channel)
         with self._deliveries.to(reader, run.message_id, again=again) as delivery:
-            yield ai_sdk.encode(stream.start())
             async with contextlib.aclosing(_happenings(runtime, self._hub, run, grant)) as batches:
                 try:
                     async for batch in batches:
@@ -273,7 +272,6 @@ class AgUiChat(ChatRoute):
         stream = ag_ui.AgUiStream(
             thread_id=run.address.partition("-")[2],
             run_id=run_id,
-            message_id=run.message_id,
             channel=self.chat.channel,
             after=after,
             history=history,

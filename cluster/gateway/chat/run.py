@@ -1,6 +1,7 @@
 """Following one turn of an actor from wherever: what it publishes in its channel, and how it ends."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, NamedTuple, TypeAlias
@@ -8,7 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 from actors import Event, actor_ref
 from actors.ports import Store
 from actors.turn_log import TURNS
-from cluster.gateway.chat.turns import Run, TurnEvent, turn_event
+from cluster.gateway.chat.turns import Run, TurnEvent, find_run, turn_event
 from cluster.gateway.history import History
 from cluster.gateway.hub import Follower, Hub
 from cluster.gateway.json_values import UNREADABLE, to_json
@@ -16,6 +17,12 @@ from cluster.gateway.json_values import UNREADABLE, to_json
 Patience: TypeAlias = Callable[[], float]
 
 _AT_ONCE: Final = 256
+
+
+class Begin(NamedTuple):
+    """The turn has begun that answers: that of the message that was sent, or one that ran and was handed it."""
+
+    message_id: str
 
 
 class Piece(NamedTuple):
@@ -40,13 +47,13 @@ class End(NamedTuple):
     reason: str = ""
 
 
-Happening: TypeAlias = Piece | Reset | End
+Happening: TypeAlias = Begin | Piece | Reset | End
 
 
 async def follow(
     store: Store, hub: Hub, run: Run, *, patience: Patience, after: int = -1
 ) -> AsyncGenerator[Sequence[Happening], None]:
-    """Everything that a turn publishes from its beginning, in order, and at last its one ``End``.
+    """A ``Begin``, then everything that a turn publishes from its beginning, in order, and at last its one ``End``.
 
     What was taken back before this begins is left out; so is that it was, except where the reader has seen it: up to
     offset ``after``. An empty batch says that nothing has come for as many seconds as ``patience`` gives. The actor may
@@ -59,15 +66,24 @@ async def follow(
         begin = run.first.offset if run.first is not None else 0
         turns = await exits.enter_async_context(hub.follow(ref.channel(TURNS), begin - 1 if begin else None))
         progress = _Progress(turns, run, patience)
-        while progress.started is None and progress.end is None:
+        while not (progress.started or progress.end or progress.into):
             if not await progress.advance():
                 yield ()
-        history = History(store, run.address, run.channel)
-        first = progress.first((await history.head())[1])
-        entries = await exits.enter_async_context(hub.follow(ref.channel(run.channel), first - 1))
-        taken_back = await _taken_back(history, run, first, after)
-        async for batch in _join(entries, progress, run, patience):
-            yield [found for found in batch if not taken_back.covers(found)]
+        if not progress.into:
+            yield [Begin(run.message_id)]
+            history = History(store, run.address, run.channel)
+            first = progress.first((await history.head())[1])
+            entries = await exits.enter_async_context(hub.follow(ref.channel(run.channel), first - 1))
+            taken_back = await _taken_back(history, run, first, after)
+            async for batch in _join(entries, progress, run, patience):
+                yield [found for found in batch if not taken_back.covers(found)]
+            return
+    other = await find_run(store, run.address, run.channel, message_id=progress.into)
+    if other is None:
+        raise EOFError
+    async with contextlib.aclosing(follow(store, hub, other, patience=patience, after=after)) as batches:
+        async for batch in batches:
+            yield batch
 
 
 class _Progress:
@@ -79,6 +95,7 @@ class _Progress:
         self._patience = patience
         self.started = run.started
         self.end: TurnEvent | None = run.end
+        self.into = ""
 
     async def advance(self) -> bool:
         """Read on; whether something came."""
@@ -94,6 +111,8 @@ class _Progress:
                 self.started = found
             elif found.final:
                 self.end = found
+            elif found.into:
+                self.into = found.into
         return True
 
     def first(self, floor: int) -> int:
@@ -176,10 +195,10 @@ class _TakenBack:
         self._after = after
 
     def covers(self, found: Happening) -> bool:
-        if isinstance(found, End):
+        if isinstance(found, End | Begin):
             return False
         if isinstance(found, Reset):
-            return found in self._resets and not found.first <= self._after < found.offset
+            return found in self._resets and not found.first <= self._after <= found.offset
         return any(reset.first <= found.offset < reset.offset for reset in self._resets)
 
 

@@ -30,6 +30,8 @@ class TurnEvent(msgspec.Struct, frozen=True, kw_only=True):
     """At the end: first offset, and the offset behind the last, of what the turn has published."""
     result: Any = None
     reason: str = ""
+    into: str = ""
+    """steered: the message whose turn has read this one, and answers it."""
 
     @property
     def final(self) -> bool:
@@ -82,12 +84,17 @@ class Run(msgspec.Struct, frozen=True):
 
 
 async def find_run(store: Store, address: str, channel: str, *, message_id: str = "", key: str = "") -> Run | None:
-    """The turn of a message, by its id or by its idempotency key; None if nothing is retained of it."""
+    """The turn of a message, by its id or by its idempotency key; None if nothing is retained of it.
+
+    A message that was handed to a running turn is answered by that turn.
+    """
     run: Run | None = None
     async for entry in backwards(store, address):
         wanted = entry.message_id == (run.message_id if run is not None else message_id)
         if not wanted and not (run is None and key and entry.key == key):
             continue
+        if entry.into:
+            return await find_run(store, address, channel, message_id=entry.into)
         run = (run or Run(address, channel, entry.message_id)).preceded_by(entry)
         if entry.event == "accepted":
             break
@@ -97,10 +104,14 @@ async def find_run(store: Store, address: str, channel: str, *, message_id: str 
 async def current_run(store: Store, address: str, channel: str, handler: str) -> Run | None:
     """The turn of a handler that runs now; else the next that will; else the last that has ended."""
     runs: dict[str, Run] = {}
+    steered: set[str] = set()
     waiting: str | None = None
     ended: str | None = None
     async for entry in backwards(store, address):
-        if entry.handler != handler:
+        if entry.handler != handler or entry.message_id in steered:
+            continue
+        if entry.into:
+            steered.add(entry.message_id)
             continue
         run = runs.get(entry.message_id) or Run(address, channel, entry.message_id)
         run = runs[entry.message_id] = run.preceded_by(entry)

@@ -20,14 +20,13 @@ from cluster.gateway.chat.ai_sdk import (
     read_post,
 )
 from cluster.gateway.chat.message import Messages
-from cluster.gateway.chat.run import End, Happening, Piece, Reset
+from cluster.gateway.chat.run import Begin, End, Happening, Piece, Reset
 from cluster.gateway.problems import Problem
 from tests.gateway.node import install_packages
 
 
 def told(*happenings: Happening) -> list[Chunk]:
-    stream = UIMessageStream("m", "output")
-    return [*stream.start(), *stream.tell(happenings)]
+    return UIMessageStream("output").tell([Begin("m"), *happenings])
 
 
 def text_of(chunks: list[Chunk]) -> str:
@@ -46,7 +45,7 @@ def test_text_is_one_part_and_merged_in_each_batch() -> None:
 
 @given(st.lists(st.one_of(st.text(), st.integers(), st.fixed_dictionaries({"type": st.text()}))), st.data())
 def test_text_is_whole_and_parts_are_well_formed_however_it_comes(items: list[Any], data: st.DataObject) -> None:
-    stream = UIMessageStream("m", "output")
+    stream = UIMessageStream("output")
     chunks: list[Chunk] = []
     happenings: list[Happening] = [*(Piece(offset, item) for offset, item in enumerate(items)), End("committed", "x")]
     while happenings:
@@ -66,7 +65,7 @@ def test_text_is_whole_and_parts_are_well_formed_however_it_comes(items: list[An
         else:
             assert chunk["type"] != "text-end" or chunk["id"] == open_part
             open_part = None
-    assert stream.ended
+    assert chunks[-1]["type"] == "finish"
 
 
 def test_how_a_turn_ends() -> None:
@@ -84,7 +83,7 @@ def test_how_a_turn_ends() -> None:
 
 
 def test_text_that_was_sent_cannot_be_taken_back() -> None:
-    stream = UIMessageStream("m", "output")
+    stream = UIMessageStream("output")
     stream.tell([Piece(3, "a"), Piece(4, "b")])
     assert text_of(stream.tell([Reset(7, 5), Piece(8, "c")])) == "c"
     with pytest.raises(Retracted):

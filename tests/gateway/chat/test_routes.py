@@ -74,6 +74,19 @@ class Session(Actor):
         return message
 
 
+class Led(Actor, on_busy="steer"):
+    """Takes what comes while it works into the same turn."""
+
+    @handler(public=True)
+    async def write(self, prompt: str) -> None:
+        RUNS.append(prompt)
+        async for _ in self.stream_step("before", one, f"{prompt} ", channel="output"):
+            pass
+        await GATES.setdefault(prompt, asyncio.Event()).wait()
+        async for message in self.steering():
+            await self.publish(f"{message} ")
+
+
 class Short(Actor, channel_retention={"items": 3}, public=True):
     """Keeps little of what it publishes."""
 
@@ -87,12 +100,14 @@ async def one(text: str) -> AsyncIterator[str]:
     yield text
 
 
+ACTORS = [Session, Short, Led]
 CHATS = (
     Chat("/api/chat", "session", "write"),
     Chat("/api/whole", "session", "whole"),
     Chat("/api/all", "session", "everything"),
     Chat("/api/odd", "session", "odd"),
     Chat("/short", "short"),
+    Chat("/led", "led", "write"),
     Chat("/api/agui", "session", "write", "ag-ui"),
 )
 
@@ -114,7 +129,9 @@ async def exits() -> AsyncIterator[AsyncExitStack]:
 @pytest.fixture
 async def silo(exits: AsyncExitStack) -> Silo:
     options = GatewayOptions(chats=CHATS, max_body=2**20)
-    return await exits.enter_async_context(Silo([Session, Short], http="127.0.0.1:0", gateway=options, drain_limit=0.2))
+    return await exits.enter_async_context(
+        Silo([Session, Short, Led], http="127.0.0.1:0", gateway=options, drain_limit=0.2)
+    )
 
 
 @pytest.fixture
@@ -152,9 +169,9 @@ async def waits(gate: str) -> None:
     await eventually(f"a turn waits for {gate}", lambda: gate in GATES)
 
 
-async def accepted(silo: Silo, count: int) -> None:
+async def accepted(silo: Silo, count: int, address: str = "session-a") -> None:
     """Return when so many messages of the chat were accepted."""
-    history = History(silo.runtime.store, "session-a", "$turns")
+    history = History(silo.runtime.store, address, "$turns")
 
     async def are_accepted() -> bool:
         events: list[Any] = await history.read(0, 1000, limit=1000)
@@ -253,6 +270,22 @@ async def test_a_turn_that_was_begun_elsewhere_can_be_watched_and_stopped(gatewa
     assert text_of(found) == "begun "
     assert chunks(found)[-1] == {"type": "abort", "reason": "enough"}
     assert (await gateway("POST", "/api/chat/a/stop")).json == {"stopped": False}
+
+
+async def test_a_message_that_steers_a_turn_is_answered_by_that_turn(silo: Silo, gateway: Gateway) -> None:
+    first = asyncio.create_task(post(gateway, "go", path="/led", id="1"))
+    await waits("go")
+    second = asyncio.create_task(post(gateway, "left", path="/led", id="2"))
+    await accepted(silo, 2, "led-a")
+    GATES["go"].set()
+    found = await asyncio.gather(first, second)
+    assert [text_of(response) for response in found] == ["go left "] * 2
+    assert chunks(found[0])[0] == chunks(found[1])[0]
+    assert chunks(await post(gateway, "left", path="/led", id="2")) == chunks(
+        await post(gateway, "go", path="/led", id="1")
+    )
+    assert (await gateway("GET", "/led/a/stream")).status == 204
+    assert RUNS == ["go"]
 
 
 async def test_what_others_publish_meanwhile_is_no_part_of_the_answer(gateway: Gateway) -> None:
@@ -421,7 +454,9 @@ async def test_the_run_of_a_thread_is_known_while_it_is_active(gateway: Gateway)
 @pytest.fixture
 async def guarded(exits: AsyncExitStack) -> Gateway:
     options = GatewayOptions(chats=CHATS, auth_secret=SECRET)
-    silo = await exits.enter_async_context(Silo([Session, Short], http="127.0.0.1:0", gateway=options, drain_limit=0.2))
+    silo = await exits.enter_async_context(
+        Silo([Session, Short, Led], http="127.0.0.1:0", gateway=options, drain_limit=0.2)
+    )
     assert silo.http is not None
     return Gateway(silo.http)
 
