@@ -325,7 +325,7 @@ def _chat(path: str, protocol: str) -> Schema:
     post = _operation(
         f"A message of a chat; the answer streams ({protocol}).",
         {200: _EVENTS},
-        also=(404, 409, 422, 502),
+        also=(404, 409, 410, 422, 502),
         body=_takes_json(_AI_SDK_POST if protocol == "ai-sdk" else _AG_UI_POST, required=True),
     )
     stop = _operation(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 
 _MOST: Final = 10_000
+_MOST_CUT: Final = 100  # readers of one turn that are remembered
 
 
 class Delivery:
@@ -43,7 +44,7 @@ class Deliveries:
         finally:
             if delivery.complete:
                 turn.delivered = True
-            else:
+            elif reader in turn.cut or len(turn.cut) < _MOST_CUT:
                 turn.cut[reader] += 1
 
     def complete(self, reader: str, message_id: str) -> bool:

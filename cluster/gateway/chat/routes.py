@@ -25,7 +25,7 @@ from cluster.gateway.chat import ag_ui, ai_sdk
 from cluster.gateway.chat.chat import Chat
 from cluster.gateway.chat.deliveries import Deliveries
 from cluster.gateway.chat.event_stream import BreakableStream, BrokenOff
-from cluster.gateway.chat.message import share_of
+from cluster.gateway.chat.message import Share, share_of
 from cluster.gateway.chat.run import Happening, follow
 from cluster.gateway.chat.run_index import chat_of_run, note_run
 from cluster.gateway.chat.turns import Run, current_run, find_run
@@ -86,7 +86,7 @@ class ChatRoute:
     def __init__(self, chat: Chat, options: GatewayOptions, types: Mapping[str, ActorType], hub: Hub) -> None:
         self.chat = chat
         self._options = options
-        self._share = share_of(chat, types)
+        self._share: Share = share_of(chat, types)
         self._hub = hub
 
     async def handle(self, request: Request, runtime: Runtime, rest: str) -> Response:
@@ -110,12 +110,15 @@ class ChatRoute:
         return f"{self.chat.actor}-{chat_id}"
 
     async def begin(self, runtime: Runtime, address: str, key: str, value: object) -> Run:
-        """Begin the turn, or join the one that was begun with the same key."""
+        """Begin the turn, or join the one that was begun with the same key. Raises ``Problem`` for one of long ago."""
         options = Options(headers=((WATCH, "1"),), idempotency_key=key, outside=True)
         handler = "" if self.chat.handler == "receive" else self.chat.handler
         receipt = await runtime.send(ActorRef(address, options=options), handler, (value,), {})
-        found = await find_run(runtime.store, address, self.chat.channel, message_id=receipt.message_id)
-        return found or Run(address, self.chat.channel, receipt.message_id)
+        run = await find_run(runtime.store, address, self.chat.channel, message_id=receipt.message_id)
+        if run is None:  # it was accepted before, and so much has happened since that its turn is forgotten
+            detail = f"{address}: the answer to this message, which was sent before, is not kept any more"
+            raise Problem(410, "AnswerGone", detail)
+        return run
 
     async def current(self, runtime: Runtime, address: str) -> Run | None:
         """The turn of the chat that runs, or will next, or was the last."""

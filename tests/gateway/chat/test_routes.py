@@ -341,6 +341,17 @@ async def test_what_is_not_kept_cannot_be_told(gateway: Gateway) -> None:
     assert [chunk["type"] for chunk in found] == ["start", "error"]
 
 
+async def test_an_answer_of_which_nothing_is_known_any_more_is_gone_and_not_awaited(gateway: Gateway) -> None:
+    assert text_of(await post(gateway, "say first")) == "first"
+    watched = actor_ref("session-a").options(headers={"$watch": "1"})
+    for _ in range(6):
+        await asyncio.gather(*(watched.write.send("say x") for _ in range(100)))
+        await actor_ref("session-a").write("say x")
+    found = await post(gateway, "say first")
+    assert (found.status, found.json["type"]) == (410, "AnswerGone")
+    assert RUNS.count("say first") == 1
+
+
 # -- what the handler gets, and what becomes of what it publishes ------------------------------------------------------
 
 
