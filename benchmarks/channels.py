@@ -43,8 +43,8 @@ TARGET_MEMORY = 20_000.0
 
 NOTES = (
     "The second line of a cell is the range over the rounds. Ours syncs to disk before it answers, theirs never.",
-    "CPU: of the server, and of the process that makes the load, which must not be the bottleneck.",
-    "Ours of ...: how many times as many appends a second we take, in the same round.",
+    "CPU: of an append with most writers, or of a delivery, in the server and in the process that makes the load.",
+    "Ours, in the same round: how many times as many appends a second we take, with how many times as much CPU.",
 )
 
 
@@ -187,7 +187,8 @@ def _append_table(comparison: Comparison, writers: Sequence[int]) -> Table:
     most = writers[-1]
     table = new_table("Appends of 100 bytes over HTTP")
     rates = (f"appends/s\nof {count}" for count in writers)
-    for name in (*rates, f"p50 ms\nof {most}", f"CPU µs\nserver, {most}", f"CPU µs\nload, {most}", f"ours\nof {most}"):
+    cpu = "CPU µs\nserver", "CPU µs\nload"
+    for name in (*rates, f"p50 ms\nof {most}", *cpu, "ours\nrate", "ours\nCPU"):
         table.add_column(name, justify="right")
     for name, title in TITLES.items():
         rows = [row for row in comparison.rows() if row.contestant == name]
@@ -203,8 +204,16 @@ def _append_table(comparison: Comparison, writers: Sequence[int]) -> Table:
                     cell(same[most].p50, ".1f", unit=1e-3),
                     *(cell(_cpu(comparison, same[most], of), ",.0f", unit=1e-6) for of in ("servers", "caller")),
                     cell(rate_ratio(comparison.of(OURS, work, most), theirs), ".2f"),
+                    cell(_server_ratio(comparison.of(OURS, work, most), theirs), ".1f"),
                 )
     return table
+
+
+def _server_ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Spread | None:
+    """How many times as much CPU our server needs for an append, round by round."""
+    needed = {sample.round: sample.cpu["servers"] for sample in theirs if sample.cpu}
+    ratios = [sample.cpu["servers"] / needed[sample.round] for sample in ours if needed.get(sample.round)]
+    return Spread.of(ratios) if ratios else None
 
 
 def _cpu(comparison: Comparison, row: Row, of: str) -> Spread | None:
