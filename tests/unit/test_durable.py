@@ -542,7 +542,8 @@ async def test_a_turn_that_is_being_committed_is_not_given_back_by_a_silo_that_l
     await soon(leaving)
     asking.cancel()
     runtime.vanish()
-    assert await store.read("keeper-1", records.MESSAGE, records.JOURNAL, limit=9) == []
+    rows = await store.read("keeper-1", records.MESSAGE, records.JOURNAL, limit=9)
+    assert [type(records.message_rows.decode(row)) for _, row in rows] == [Done]
 
     start(Keeper, store=ScriptedStore(store.data))
     assert await soon(actor_ref("keeper-1").ask("twice")) == 2
