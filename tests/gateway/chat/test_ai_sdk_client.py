@@ -64,40 +64,43 @@ async def test_a_connection_that_breaks_off_again_and_again_loses_and_doubles_no
 async def test_the_answer_goes_on_when_a_silo_is_killed_in_the_middle(meeting: Meeting, victim: str) -> None:
     """Where the actor lives, and where the client is connected to, which is not the same."""
     client = await meeting.begin("n1.c")
-    client.begin("send", text="tell 300")
+    client.begin("send", text="tell 600")
     await client.shows(200)
     await meeting.chats.silos[victim].kill()
     found = await client.ended("send")
     assert found["status"] == ("ready" if victim == "n1" else "error")
     found = await client.do("persist")
-    assert found["texts"] == [story(300)]
-    assert meeting.chats.stored("session-n1.c") == story(300)
-    assert meeting.chats.runs("session-n1.c") == ["tell 300"]
+    assert found["texts"] == [story(600)]
+    assert meeting.chats.stored("session-n1.c") == story(600)
+    assert meeting.chats.runs("session-n1.c") == ["tell 600"]
 
 
 async def test_an_answer_that_is_begun_anew_replaces_what_was_shown(meeting: Meeting) -> None:
     """It cannot be continued after a crash, and text cannot be taken back: the client has to come again."""
     client = await meeting.begin("n1.r")
-    client.begin("send", text="again 200")
+    client.begin("send", text="again 400")
     await client.shows(100)
     await meeting.chats.silos["n1"].kill()
     broken = await client.ended("send")
     assert (broken["status"], broken["broken"]) == ("error", True)
     found = await client.do("persist")
-    assert found["texts"] == [story(200)]
-    assert meeting.chats.stored("session-n1.r") == story(200)
+    assert found["texts"] == [story(400)]
+    assert meeting.chats.stored("session-n1.r") == story(400)
 
 
 async def test_a_page_that_is_loaded_again_shows_the_answer_from_its_beginning(meeting: Meeting) -> None:
     client = await meeting.begin("n1.d", through=1)
     other = await meeting.another("n1.d")
-    client.begin("send", text="tell 200")
+    client.begin("send", text="tell 100000")
     await client.shows(100)
-    found = await other.do("resume")  # nothing is known there
-    assert found["texts"] == [story(200)]
-    first = await client.ended("send")
-    assert first["texts"] == [story(200)]
-    assert first["messages"][-1]["id"] == found["messages"][-1]["id"]
+    other.begin("resume")  # nothing is known there
+    await other.shows(300)
+    await client.do("stop", at_once=True)
+    found = [await client.ended("send"), await other.ended("resume")]
+    stored = meeting.chats.stored("session-n1.d")
+    assert story(100000).startswith(stored)
+    assert [each["texts"] for each in found] == [[stored], [stored]]
+    assert found[0]["messages"][-1]["id"] == found[1]["messages"][-1]["id"]
     assert (await other.do("resume"))["statuses"] == [204]
 
 
@@ -143,14 +146,14 @@ async def test_who_has_left_and_then_stopped_the_answer_sees_how_far_it_got_once
 async def test_who_was_cut_off_sees_the_end_although_the_turn_is_over(meeting: Meeting) -> None:
     client = await meeting.begin("n1.f", through=1)
     watcher = await meeting.another("n1.f", "another browser")
-    client.begin("send", text="tell 150")
+    client.begin("send", text="tell 1000")
     await client.shows(100)
     meeting.proxy.cut()
     cut = await client.ended("send")
     assert cut["status"] == "error"
-    assert (await watcher.do("resume"))["texts"] == [story(150)]
+    assert (await watcher.do("resume"))["texts"] == [story(1000)]
     found = await client.do("resume")  # that somebody else has seen the end is nothing to it
-    assert found["texts"] == [story(150)]
+    assert found["texts"] == [story(1000)]
     assert [(await each.do("resume"))["statuses"] for each in (client, watcher)] == [[204], [204]]
 
 

@@ -60,42 +60,45 @@ async def test_a_connection_that_breaks_off_again_and_again_loses_and_doubles_no
 @pytest.mark.parametrize("victim", ["n1", "n2"], ids=["the owner", "the gateway"])
 async def test_the_answer_goes_on_when_a_silo_is_killed_in_the_middle(meeting: Meeting, victim: str) -> None:
     client = await meeting.begin("n1.c")
-    client.begin("send", text="tell 300")
+    client.begin("send", text="tell 600")
     await client.shows(200)
     await meeting.chats.silos[victim].kill()
     found = await client.ended("send")
     assert (found["status"], found["errors"]) == ("ready", [])
-    assert found["texts"] == [story(300)]
-    assert meeting.chats.stored("session-n1.c") == story(300)
-    assert meeting.chats.runs("session-n1.c") == ["tell 300"]
+    assert found["texts"] == [story(600)]
+    assert meeting.chats.stored("session-n1.c") == story(600)
+    assert meeting.chats.runs("session-n1.c") == ["tell 600"]
 
 
 async def test_an_answer_that_is_begun_anew_replaces_what_was_shown(meeting: Meeting) -> None:
     client = await meeting.begin("n1.r")
-    client.begin("send", text="again 200")
+    client.begin("send", text="again 400")
     await client.shows(100)
     await meeting.chats.silos["n1"].kill()
     found = await client.ended("send")
     assert (found["status"], found["errors"]) == ("ready", [])
-    assert found["texts"] == [story(200)]
+    assert found["texts"] == [story(400)]
     assert "MESSAGES_SNAPSHOT" in [event["type"] for event in found["events"]]
-    assert meeting.chats.stored("session-n1.r") == story(200)
+    assert meeting.chats.stored("session-n1.r") == story(400)
 
 
 async def test_others_join_a_run_by_its_id(meeting: Meeting) -> None:
-    client = await meeting.begin("n1.d", after=20_000)
+    client = await meeting.begin("n1.d")
     other = await meeting.another("n1.d")
-    client.begin("send", text="tell 200")
+    client.begin("send", text="tell 100000")
     await client.shows(100)
     other.begin("reload")
+    await other.shows(300)
+    meeting.proxy.cut()
+    await client.do("stop", at_once=True)
     first, joined = await client.ended("send"), await other.ended("reload")
-    assert first["texts"] == joined["texts"] == [story(200)]
-    run = first["events"][0]["runId"]
+    stored = meeting.chats.stored("session-n1.d")
+    assert story(100000).startswith(stored)
+    assert first["texts"] == joined["texts"] == [stored]
     assert [request["method"] for request in joined["requests"]][:2] == ["GET", "GET"]
-    later = await other.do("join", run=run)
-    assert later["text"] == story(200)
-    assert later["types"][0] == "RUN_STARTED"
-    assert later["types"][-1] == "RUN_FINISHED"
+    later = await other.do("join", run=first["events"][0]["runId"])
+    assert later["text"] == stored
+    assert (later["types"][0], later["types"][-1]) == ("RUN_STARTED", "RUN_FINISHED")
 
 
 async def test_stopping_ends_the_run_for_all(meeting: Meeting) -> None:
