@@ -27,6 +27,7 @@ from actors.ports import Commit
 from actors.reminders import Due
 from actors.status import Status
 from actors.turn import NOBODY, Turn
+from actors.view import View
 
 if TYPE_CHECKING:
     from actors.ports import Link
@@ -393,14 +394,11 @@ class Activation:
         """Done when the commit that is under way has ended, well or badly; None if none is."""
         return self._committing
 
-    def actor_for(self, turn: Turn) -> Actor:
-        """The actor as the turn may see it: a read-only call gets a copy with the state of the last commit."""
-        if turn.spec.lane is not Lane.READ or self._state is None or self.type.options.persist != "turn":
-            return self.actor
-        view = object.__new__(type(self.actor))
-        vars(view).update(vars(self.actor))
-        view.state = self._state.committed(self.address)
-        return view
+    def view(self) -> View | None:
+        """What a read-only call sees: a copy; None where nothing is committed that it could show: the actor itself."""
+        if self._state is None or self.type.options.persist != "turn":
+            return None
+        return View(self.actor, self._state, self.address)
 
     def unsaved(self, turn: Turn) -> bytes | None:
         """The state if it must be committed before the turn's answer leaves, else None. Raises SerializationFailed."""

@@ -22,6 +22,13 @@ class Context(NamedTuple):
 current_turn: ContextVar["Turn | Lifecycle"] = ContextVar("agentsilo_turn")
 
 
+def check_may(do: str) -> None:
+    """Raise ``RuntimeError`` inside of a call that is to read only."""
+    turn = current_turn.get(None)
+    if turn is not None and turn.reads_only:
+        raise RuntimeError(f"{turn.address}: a readonly handler cannot {do}")
+
+
 def gathering_turn() -> "Turn | None":
     """The turn that runs here, if what it does to the world is committed with it."""
     turn = current_turn.get(None)

@@ -65,6 +65,21 @@ class DurableState:
         """A copy of the state as of the last commit. Raises ``StateUnreadable``."""
         return self._codec.decode(self._stored, address)
 
+    @property
+    def committed_bytes(self) -> bytes:
+        """The state as of the last commit."""
+        return self._stored
+
+    def equals(self, stored: bytes, state: object, address: str) -> bool:
+        """Whether the state is what these bytes are read as."""
+        try:
+            encoded = self._codec.encode(state, address)
+        except Exception:  # a state that cannot be encoded is not the stored one
+            return False
+        if encoded == stored:
+            return True
+        return encoded == self._codec.encode(self._codec.decode(stored, address), address)
+
     def roll_back(self, actor: Actor, address: str) -> None:
         """Give the actor back the state of the last commit, if it has another now. Raises ``StateUnreadable``."""
         try:

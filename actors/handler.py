@@ -123,8 +123,9 @@ def handler(
 ) -> Any:
     """Mark an ``async def`` method, or an async generator, as callable by message.
 
-    ``readonly``: runs beside a running turn. ``control``: never queued behind a turn, so that it can talk to one that
-    runs. ``public``: may also be called through the HTTP gateway.
+    ``readonly``: runs beside a running turn, and sees the state of the last commit; a call that changes it, or sends,
+    publishes or reminds, fails with ``RuntimeError``. ``control``: never queued behind a turn, so that it can talk to
+    one that runs. ``public``: may also be called through the HTTP gateway.
     """
     if readonly and control:
         raise TypeError("a handler is readonly or control, not both")

@@ -17,7 +17,7 @@ from actors.address import is_address, listed, parse_address
 from actors.agenda import Agenda
 from actors.builtin import CLOSE, PUBLISH
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
-from actors.context import current_turn, gathering_turn
+from actors.context import check_may, current_turn, gathering_turn
 from actors.durable import Write
 from actors.durations import seconds
 from actors.effects import Effects
@@ -31,7 +31,7 @@ from actors.errors import (
     SerializationFailed,
     UnknownActorType,
 )
-from actors.handler import HandlerSpec, Lane
+from actors.handler import HandlerSpec
 from actors.idleness import Idleness
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
@@ -136,7 +136,9 @@ class Runtime:
         """One way. See ``ActorRef.send``."""
         request = self.requests.make(ref, handler, args, kwargs, Mode.SEND, self._spec(ref, handler))
         turn = gathering_turn()
-        if turn is not None:
+        if turn is None:
+            check_may("send")
+        else:
             turn.gathered.sends.append(request)
             return Receipt(request.message_id)
         envelope, _ = await self._answer(AnswerCall(request, self.loop.create_future()))
@@ -197,8 +199,7 @@ class Runtime:
         durable = turn.activation.durable_side
         check_public(turn.address, channel)
         log = durable.channel(channel)
-        if isinstance(turn, Turn) and turn.spec.lane is Lane.READ:
-            raise RuntimeError(f"{turn.address}/{channel}: a readonly handler cannot publish")
+        check_may("publish")
         closing = entry.kind == "closed"
         if isinstance(turn, Turn) and turn.gathers:
             if turn.has_closed(channel):
@@ -229,9 +230,8 @@ class Runtime:
         activation.check_durable()
         if isinstance(turn, Turn) and turn.activation is activation and turn.gathers:
             turn.gathered.reminders[name] = row
-        elif isinstance(turn, Turn) and turn.spec.lane is Lane.READ:
-            raise RuntimeError(f"{activation.address}: a readonly handler cannot set reminders")
         else:
+            check_may("set reminders")
             effects = Effects()
             effects.reminders[name] = row
             await self.apply(activation, activation.durable_side.apart(effects))

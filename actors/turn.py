@@ -31,9 +31,11 @@ from actors.records import Run
 from actors.reminders import Due
 from actors.steering import Steering
 from actors.turn_log import WATCH
+from actors.view import View
 
 if TYPE_CHECKING:
     from actors.activation import Activation
+    from actors.actor import Actor
     from actors.ports import Link
     from actors.runtime import LocalCaller
 
@@ -48,7 +50,7 @@ class Lifecycle:
 
     __slots__ = ("activation", "address")
 
-    gathers = steers = False
+    gathers = steers = reads_only = False
     goes_on = True
 
     def __init__(self, activation: "Activation") -> None:
@@ -98,7 +100,7 @@ class Turn:
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
         "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left", "number",
         "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests", "row", "run", "said",
-        "spec", "steering", "task",
+        "spec", "steering", "task", "view",
     )  # fmt: skip
 
     def __init__(
@@ -142,6 +144,8 @@ class Turn:
         self.joiners: list[Turn] | None = None
         self.run: Run | None = None
         """What the channel of turns tells of its beginning, if it does."""
+        self.view: View | None = None
+        """What a read-only call sees, if that is not the actor itself."""
         self.into = ""
         """Id of the message whose turn it was handed to when it came."""
         self.steering: Steering | None = None
@@ -213,6 +217,11 @@ class Turn:
     def goes_on(self) -> bool:
         """Whether it is run here, and not given up."""
         return self.ended or self.activation.runs(self)
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether it must change nothing."""
+        return self.spec.lane is Lane.READ and not self.ended
 
     @property
     def steers(self) -> bool:
@@ -330,6 +339,12 @@ class Turn:
                 self._admitted = self.activation.runtime.loop.create_future()
             await asyncio.shield(self._admitted)
 
+    def _actor(self) -> "Actor":
+        """The actor as its handler may see it."""
+        if self.spec.lane is Lane.READ:
+            self.view = self.activation.view()
+        return self.view.actor if self.view is not None else self.activation.actor
+
     # -- running ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -363,7 +378,7 @@ class Turn:
         if self.interrupted:  # while it waited: it need not begin
             return self._failed(Interrupted(self.interruption.reason)), None
         try:
-            self.spec.function(self.activation.actor_for(self), *args, **kwargs).send(None)
+            self.spec.function(self._actor(), *args, **kwargs).send(None)
         except StopIteration as stop:
             self.ended = True
             return self._succeeded(stop.value)
@@ -406,7 +421,7 @@ class Turn:
         result = None
         try:
             try:
-                work = self.spec.function(self.activation.actor_for(self), *args, **kwargs)
+                work = self.spec.function(self._actor(), *args, **kwargs)
                 if self.spec.streams:
                     work = self._pump(work)
                 if self.spec.lane is Lane.TURN:
@@ -542,6 +557,10 @@ class Turn:
         request = self.request
         if self.rolls_back:
             return self._failed(Interrupted(self.interruption.reason)), None
+        changed = self.view.change(self.address) if self.view is not None else ""
+        if changed:
+            error = RuntimeError(f"{self.where}: a readonly handler cannot change {changed}; nothing was changed")
+            return self._failed(error), None
         try:
             answer: Envelope
             if request.mode is Mode.ASK or (request.key and request.mode is Mode.SEND):
