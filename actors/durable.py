@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -23,6 +23,7 @@ from actors.handler import Lane
 from actors.inbox import Inbox
 from actors.outbox import Outbox
 from actors.ports import Commit, Opened
+from actors.progress import Told
 from actors.records import (
     BESIDE,
     CHANNEL,
@@ -377,7 +378,7 @@ class Durable:
         effects: Effects | None = None,
         publish: tuple[str, list[ChannelItem]] | None = None,
         messages: "Sequence[Turn]" = (),
-        tell: Mapping[str, Any] | None = None,
+        tell: Told = (),
     ) -> tuple[Write, int]:
         """A commit in the middle of a turn: from now on its message is run to its end, whatever happens.
 
@@ -390,7 +391,7 @@ class Durable:
             if not message.row:
                 self._put_message(put, message)
         self.turn_log.started(turn, put, self._now())
-        if tell is not None:
+        if tell:
             self.turn_log.tell(turn, put, tell, self._now())
         if effects:
             also, gone = self._gather(effects)

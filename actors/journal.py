@@ -18,6 +18,7 @@ from actors import codec, failure, records
 from actors.effects import Effects
 from actors.errors import ClusterUnavailable, PayloadTooLarge, SerializationFailed, StepInterrupted
 from actors.interruption import as_coroutine, cancellable
+from actors.progress import Progress, Quick, Told
 from actors.records import (
     BESIDE,
     JOURNAL,
@@ -84,7 +85,7 @@ class Journal:
 
     __slots__ = (
         "_active", "_arrived", "_counts", "_loaded", "_recorded", "_replaying", "_sources", "_started", "_turn",
-        "_unused", "keys", "reads", "writers",
+        "_unused", "keys", "quick", "reads", "writers",
     )  # fmt: skip
 
     def __init__(self, turn: "Turn", rows: Mapping[bytes, bytes]) -> None:
@@ -99,6 +100,7 @@ class Journal:
         self._sources: list[Any] = []  # of streams that have not ended
         self.keys: list[bytes] = []
         """The keys of the rows that go when the turn is over."""
+        self.quick = Quick(self._started)
         self.reads: dict[int, str] = {}
         """The messages that the turn has read while it ran, by the number of the look at which it did."""
         self.writers: list[StreamWriter] = []
@@ -120,6 +122,11 @@ class Journal:
     def caught_up(self) -> bool:
         """Whether the code has come to everything that was journaled before."""
         return not self._unused and not self._replaying
+
+    @property
+    def turn(self) -> "Turn":
+        """The turn whose steps these are."""
+        return self._turn
 
     @property
     def idle(self) -> bool:
@@ -171,26 +178,31 @@ class Journal:
     ) -> Any:
         await self.catch_up(path, label)
         elapsed = self.elapsed()
+        progress = Progress(self, shown_path(path))
         if once:
-            await self.record(path, Started(label, elapsed))
+            await self.record(path, Started(label, elapsed), tell=progress.started())
         self._turn.check_runs()
         await self._turn.interruption.check()
         step = Step(path, Effects())
         token = current_step.set(step)
         self._active += 1
+        progress.begin()
         try:
             result = await self._attempt(function, args, kwargs, retry)
             payload, value = self._round_trip(path, result)
         except Exception as error:
-            await self.record(path, Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
+            raised = failure.raised(0, f"step {_shown(path)}", error)
+            await self.record(path, Raised(label, elapsed, raised), tell=progress.failed(raised))
             raise
         finally:
+            progress.end()
             self._active -= 1
             current_step.reset(token)
         self._turn.check_runs()
         large = len(payload) > records.LARGE
         row = Finished(label, elapsed, None if large else payload)
-        await self.record(path, row, beside=payload if large else None, effects=step.effects)
+        beside = payload if large else None
+        await self.record(path, row, beside=beside, effects=step.effects, tell=progress.finished())
         return value
 
     async def _attempt(
@@ -267,6 +279,7 @@ class Journal:
         if over:
             return
         await self.catch_up(path, label)
+        progress = Progress(self, shown_path(path))
         writer = StreamWriter(self._turn, self, self._key(path), channel, chunks=len(chunks))
         self.writers.append(writer)
         elapsed = self.elapsed()
@@ -278,6 +291,7 @@ class Journal:
         self._turn.check_runs()
         await self._turn.interruption.check()
         source = start(*args) if not chunks or resume is None else resume(deltas, *args)
+        progress.begin()
         try:
             if inspect.isawaitable(source):
                 source = await cancellable(as_coroutine(source))
@@ -289,11 +303,13 @@ class Journal:
                 await writer.add(payload)
                 yield value
         except Exception as error:
-            await writer.finish(Raised(label, elapsed, failure.raised(0, f"step {_shown(path)}", error)))
+            raised = failure.raised(0, f"step {_shown(path)}", error)
+            await writer.finish(Raised(label, elapsed, raised), tell=progress.failed(raised))
             raise
         else:
-            await writer.finish(Finished(label, elapsed, b"\xc0"))
+            await writer.finish(Finished(label, elapsed, b"\xc0"), tell=progress.finished())
         finally:
+            progress.end()
             if source in self._sources:
                 self._sources.remove(source)
             await _close(source)
@@ -392,7 +408,7 @@ class Journal:
         beside: bytes | None = None,
         drop: Sequence[bytes] = (),
         effects: Effects | None = None,
-        tell: Mapping[str, Any] | None = None,
+        tell: Told = (),
     ) -> None:
         """Make durable how far a step has come. The rest is as for ``write``."""
         key = self._key(path)
@@ -409,7 +425,7 @@ class Journal:
         effects: Effects | None = None,
         publish: tuple[str, list[ChannelItem]] | None = None,
         messages: "Sequence[Turn]" = (),
-        tell: Mapping[str, Any] | None = None,
+        tell: Told = (),
     ) -> int:
         """Make rows durable, and the effects and entries of a channel with them; return the offset of the first entry.
 
@@ -461,6 +477,11 @@ def _label(function: Callable[..., Any]) -> str:
     return str(getattr(inner, "__qualname__", type(inner).__qualname__))
 
 
+def shown_path(path: str) -> str:
+    """The path of a step as it is told: names of outer steps first."""
+    return path.replace(_BELOW, " > ").replace(WAIT, "wait_for ")
+
+
 def check_name(of: str, name: str) -> None:
     """Raise ``ValueError`` unless it is a name."""
     if not name or len(name.encode()) > _MAX_NAME or not name.isprintable():
@@ -468,4 +489,4 @@ def check_name(of: str, name: str) -> None:
 
 
 def _shown(path: str) -> str:
-    return repr(path.replace(_BELOW, " > ").replace(WAIT, "wait_for "))
+    return repr(shown_path(path))

@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from actors.progress import Told
 from actors.records import ChannelItem, Deltas, JournalRow, encode
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ class StreamWriter:
             if self._waiting and self._task is None:
                 self._turn.check_runs()
 
-    async def finish(self, end: JournalRow) -> None:
+    async def finish(self, end: JournalRow, *, tell: Told) -> None:
         """The stream is over."""
         await self.flush()
-        await self._write(end)
+        await self._write(end, tell)
 
     async def _write_all(self) -> None:
         try:
@@ -74,7 +75,7 @@ class StreamWriter:
         finally:
             self._task = None
 
-    async def _write(self, end: JournalRow | None) -> None:
+    async def _write(self, end: JournalRow | None, tell: Told = ()) -> None:
         deltas, self._waiting = self._waiting, []
         put: dict[bytes, bytes] = {} if end is None else {self._key: encode(end)}
         drop, self._drop = self._drop, []
@@ -86,7 +87,7 @@ class StreamWriter:
         if deltas:
             put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset(len(items) - len(deltas))))
             self._chunk += 1
-        await self._journal.write(put, drop=drop, publish=publish)
+        await self._journal.write(put, drop=drop, publish=publish, tell=tell)
 
     def _offset(self, ahead: int) -> int:
         """Where the first of the deltas will stand in the channel."""

@@ -27,6 +27,7 @@ from actors.errors import (
 from actors.handler import HandlerSpec, Lane
 from actors.interruption import Interruption
 from actors.journal import Journal, current_step
+from actors.progress import Told
 from actors.records import Run
 from actors.reminders import Due
 from actors.steering import Steering
@@ -308,6 +309,11 @@ class Turn:
     def steered_by(self, answer: Envelope) -> "list[tuple[Turn, Reply | Accepted]]":
         """The messages that it has read and that are settled with it, and what their senders get."""
         return self.steering.settled(answer) if self.steering is not None else []
+
+    @property
+    def untold(self) -> Told:
+        """What the channel of turns was not told yet of its steps."""
+        return self._journal.quick.tell(self.activation.runtime.loop.time()) if self._journal is not None else ()
 
     @property
     def journaled(self) -> list[bytes]:

@@ -4,7 +4,6 @@ What is told rides on commits that the turn makes anyway. Told are turns that ar
 (they journal a step or stream), and those whose sender asked for it with the header ``$watch``.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from actors import codec
 from actors.envelope import Envelope, Failure, Reply
 from actors.errors import TurnInterrupted
+from actors.progress import Told
 from actors.records import RUN, ChannelItem, Run, encode
 
 if TYPE_CHECKING:
@@ -89,9 +89,10 @@ class TurnLog:
         """The message was read by the turn of the message ``into``, and is settled with that."""
         self._tell(turn, put, {"event": "steered", "into": into, "at": at})
 
-    def tell(self, turn: "Turn", put: dict[bytes, bytes], what: Mapping[str, Any], at: float) -> None:
+    def tell(self, turn: "Turn", put: dict[bytes, bytes], what: Told, at: float) -> None:
         """Something has happened in the turn."""
-        self._tell(turn, put, {**what, "at": at})
+        for entry in what:
+            self._tell(turn, put, {**entry, "at": at})
 
     def begun(self, turn: "Turn") -> Run | None:
         """What was told of the turn's beginning, if it was."""
@@ -122,6 +123,7 @@ class TurnLog:
             name: [[begin.get(name, floor), end]] for name, end in self.heads().items() if end > begin.get(name, floor)
         }
         seconds = max(at - run.at, 0.0) if run is not None else 0.0
+        self.tell(turn, put, turn.untold, at)
         self._tell(turn, put, {**found, "at": at, "seconds": seconds, "published": published})
 
     def _tell(self, turn: "Turn", put: dict[bytes, bytes], what: dict[str, Any]) -> None:

@@ -54,13 +54,17 @@ async def wait_for(turn: "Turn", name: str, timeout: float | None) -> Any:
             large = len(value) > LARGE
             end = Finished(_LABEL, elapsed, None if large else value)
             await journal.record(
-                path, end, beside=value if large else None, drop=[key], tell={"event": "continued", **told}
+                path,
+                end,
+                beside=value if large else None,
+                drop=[key],
+                tell=[*turn.untold, {"event": "continued", **told}],
             )
             return codec.decode(value, trusted=True)
         if clock.time() >= deadline:
             error = TimeoutError(f"{turn.where}: no signal {name!r} came in time")
             late = Raised(_LABEL, elapsed, failure.raised(0, turn.where, error))
-            await journal.record(path, late, tell={"event": "timed_out", **told})
+            await journal.record(path, late, tell=[*turn.untold, {"event": "timed_out", **told}])
             raise error
         await _rest(turn, Wait(turn, name, deadline), path, new=row is None)
         row = row or Waiting(_LABEL, elapsed, deadline)
@@ -77,7 +81,7 @@ async def _rest(turn: "Turn", wait: Wait, path: str, *, new: bool) -> None:
         if new:
             durable.forgive(turn)
             until = wait.deadline if wait.deadline != float("inf") else None
-            tell = {"event": "waiting", "name": wait.name, "until": until}
+            tell = [*turn.untold, {"event": "waiting", "name": wait.name, "until": until}]
             await turn.journal.record(path, Waiting(_LABEL, turn.journal.elapsed(), wait.deadline), tell=tell)
         elif own and (turn.adoptions >= 0 or durable.wake_is_stale):
             durable.forgive(turn)

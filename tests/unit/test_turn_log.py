@@ -10,7 +10,7 @@ import pytest
 from actors import Actor, ActorFailed, TurnInterrupted, actor_ref, handler, records
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
-from tests.unit.fakes import ScriptedStore, settle, soon
+from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon
 
 REF = actor_ref("author-1")
 WATCHED = REF.options(headers={"$watch": "1"})
@@ -44,6 +44,21 @@ class Author(Actor):
             yield letter
 
     @handler
+    async def charge(self) -> None:
+        await self.step("bill", self._wait, once=True)
+
+    async def _wait(self) -> None:
+        self.reached.set()
+        await self.hang.wait()
+
+    @handler
+    async def outer(self) -> None:
+        await self.step("outer", self._inner)
+
+    async def _inner(self) -> None:
+        await self.step("inner", self._wait)
+
+    @handler
     async def fail(self) -> None:
         await self.step("step", self._fail)
 
@@ -56,14 +71,15 @@ def boot(start: Start, store: ScriptedStore) -> Runtime:
     return start(Author, store=ScriptedStore(store.data))
 
 
-async def turns(count: int) -> list[dict[str, Any]]:
-    """The first entries of the channel; times are checked and taken out."""
+async def turns(count: int, *, steps: bool = False) -> list[dict[str, Any]]:
+    """The first entries of the channel, with or without those about steps; times are checked and taken out."""
     found: list[dict[str, Any]] = []
     async for event in REF.channel("$turns").subscribe():
         assert event.turn == event.data["message_id"]
         assert event.data.pop("at") > 0
         assert event.data.pop("seconds", 0.0) >= 0
-        found.append(event.data)
+        if steps or not event.data["event"].startswith("step"):
+            found.append(event.data)
         if len(found) == count:
             break
     return found
@@ -139,4 +155,65 @@ async def test_a_turn_that_runs_again_is_resumed_and_ends_once(start: Start, sto
     assert found[2]["published"] == {"output": [[0, 3]]}
     assert len({entry["message_id"] for entry in found}) == 1
     rows = await store.read("author-1", records.RUN, records.RUN + b"\xff", limit=9)
+    assert rows == []
+
+
+async def test_quick_steps_are_told_of_together_in_commits_that_are_made_anyway(
+    start: Start, store: ScriptedStore
+) -> None:
+    runtime = boot(start, store)
+    Author.hang.set()
+    await soon(REF.outer())
+    with pytest.raises(ActorFailed):
+        await soon(REF.fail())
+    assert isinstance(runtime.store, ScriptedStore)
+    assert len(runtime.store.commits) == 5  # two steps and an end, a step and an end
+    found = await soon(turns(6, steps=True))
+    assert [entry["event"] for entry in found] == [
+        "started", "steps_finished", "committed", "started", "step_failed", "failed",
+    ]  # fmt: skip
+    assert [name for name, seconds in found[1]["steps"] if seconds >= 0] == ["outer > inner", "outer"]
+    assert found[4]["step"] == "step"
+    assert found[4]["error"] == {"type": "ValueError", "message": "no ink"}
+    assert [entry["handler"] for entry in found] == ["outer"] * 3 + ["fail"] * 3
+
+
+async def test_a_slow_step_is_told_of_before_it_ends(loop_time: LoopTime, start: Start, store: ScriptedStore) -> None:
+    boot(start, store)
+    call = asyncio.ensure_future(REF.outer())
+    await soon(Author.reached.wait())
+    await loop_time.jump(1)
+    found = await soon(turns(3, steps=True))
+    assert [(entry["event"], entry.get("step")) for entry in found] == [
+        ("started", None), ("step_started", "outer"), ("step_started", "outer > inner"),
+    ]  # fmt: skip
+    Author.hang.set()
+    await soon(call)
+    ends = (await soon(turns(6, steps=True)))[3:]
+    assert [entry["event"] for entry in ends] == ["step_finished", "step_finished", "committed"]
+
+
+async def test_a_step_that_runs_at_most_once_is_told_of_when_it_starts(start: Start, store: ScriptedStore) -> None:
+    boot(start, store)
+    call = asyncio.ensure_future(REF.charge())
+    await soon(Author.reached.wait())
+    found = await soon(turns(2, steps=True))
+    assert [entry["event"] for entry in found] == ["started", "step_started"]
+    Author.hang.set()
+    await soon(call)
+    assert [entry["event"] for entry in await soon(turns(4, steps=True))][2:] == ["step_finished", "committed"]
+
+
+async def test_a_step_that_is_stopped_tells_nothing_more(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    boot(start, store)
+    call = asyncio.ensure_future(REF.outer())
+    await soon(Author.reached.wait())
+    await soon(REF.interrupt())
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    await loop_time.jump(1)
+    await settle()
+    rows = await store.read("author-1", records.item_prefix("$turns"), records.KEYED, limit=9)
     assert rows == []
