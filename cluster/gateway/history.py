@@ -1,17 +1,22 @@
 """What the store has of a channel: read without waking its actor."""
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from actors.channel import Event
 from actors.channel_log import read_items
+from actors.compaction import Compactor
+from actors.compaction import Entry as Piece
 from actors.errors import ClusterUnavailable
 from actors.ports import Store, StoreUnavailable
-from actors.records import CHANNEL, FLOOR, ChannelHead
+from actors.records import CHANNEL, FLOOR, ChannelHead, ChannelItem
 from cluster.gateway.json_values import readable
 
 T = TypeVar("T")
+
+_AT_ONCE: Final = 256  # stored entries that are read in one go
+_HELD: Final = 256 * 1024  # of a history that is merged, before it is passed on
 
 
 class History:
@@ -32,11 +37,29 @@ class History:
 
     async def read(self, first: int, end: int, *, limit: int) -> list[Event]:
         """The entries from offset ``first`` up to ``end`` that are stored, ``limit`` of them at most."""
+        rows = await self._items(first, end, limit)
+        return [Event(offset, readable(item.data), item.kind, item.turn) for offset, item in rows]
+
+    async def merged(self, first: int, end: int, *, fresh: bool) -> list[Event]:
+        """The same in few pieces, see ``Compactor``, up to some offset below ``end`` if they are much.
+
+        ``fresh``: the reader has nothing of the channel yet.
+        """
+        compactor = Compactor(0 if fresh else first)
+        while first < end and compactor.size < _HELD:
+            rows = await self._items(first, end, _AT_ONCE)
+            if not rows or rows[0][0] != first:
+                break  # deleted, or trimmed, meanwhile
+            for offset, item in rows:
+                compactor.add(Piece(offset, item.kind, readable(item.data), item.turn, item.begins))
+            first = rows[-1][0] + 1
+        return [Event(offset, data, kind, turn) for offset, kind, data, turn, _ in compactor.take()]
+
+    async def _items(self, first: int, end: int, limit: int) -> list[tuple[int, ChannelItem]]:
         try:
-            rows = await read_items(self._store, self._address, self._name, first, end, limit=limit)
+            return await read_items(self._store, self._address, self._name, first, end, limit=limit)
         except StoreUnavailable as error:
             raise self._unreadable(error) from None
-        return [Event(offset, readable(item.data), item.kind, item.turn) for offset, item in rows]
 
     async def _row(self, key: bytes, kind: type[T]) -> T | None:
         try:

@@ -33,9 +33,12 @@ class Hub:
         self._feeds: dict[tuple[str, str], Feed] = {}
         self.closed = False
 
-    def follow(self, channel: Channel, after: int | None) -> "Follower":
-        """A reader of the events behind an offset (None: all that is retained), and then of those to come."""
-        return Follower(self, channel, after)
+    def follow(self, channel: Channel, after: int | None, *, compact: bool = False) -> "Follower":
+        """A reader of the events behind an offset (None: all that is retained), and then of those to come.
+
+        ``compact``: what is there already comes in few pieces, see ``actors.compaction.Compactor``.
+        """
+        return Follower(self, channel, after, compact=compact)
 
     def close(self) -> None:
         """Let every reader go, with ``ClusterUnavailable``: the silo is about to leave."""
@@ -88,16 +91,17 @@ class Follower:
     """
 
     __slots__ = (
-        "_channel", "_closed_at", "_end", "_feed", "_first", "_fresh", "_history", "_hub", "_waiter",
+        "_channel", "_closed_at", "_compact", "_end", "_feed", "_first", "_fresh", "_history", "_hub", "_waiter",
         "ended", "reborn",
     )  # fmt: skip
 
-    def __init__(self, hub: Hub, channel: Channel, after: int | None) -> None:
+    def __init__(self, hub: Hub, channel: Channel, after: int | None, *, compact: bool = False) -> None:
         self._hub = hub
         self._channel = channel
         self._history: History | None = None
         self._first = -1 if after is None else after + 1  # the offset that comes next
         self._end = 0  # below it everything is stored
+        self._compact = compact  # what is stored comes merged, until it has caught up
         self._fresh = after is None  # nothing was passed on: it may begin wherever the channel does
         self._closed_at = -1  # the offset of the event that tells of a deletion, once that is known
         self._feed: Feed | None = None
@@ -179,6 +183,7 @@ class Follower:
             self._end = feed.end
         if self._first < self._end:
             return await self._stored()
+        self._compact = False
         if feed is None:
             self._feed = self._hub.join(self, self._channel, self._first)
         return []
@@ -192,12 +197,21 @@ class Follower:
 
     async def _stored(self) -> list[Entry]:
         assert self._history is not None
+        if self._compact:
+            return await self._merged(self._history)
         events = await self._history.read(self._first, self._end, limit=_AT_ONCE)
         found = [Entry(event) for number, event in enumerate(events, self._first) if event.offset == number]
         if not found:
             await self._look()  # it was deleted, or trimmed, meanwhile
             if self._closed_at < 0 and self._first < self._end and not self._fresh:
                 raise ClusterUnavailable(f"{self._channel!r}: the store does not have the entry at {self._first}")
+        return found
+
+    async def _merged(self, history: History) -> list[Entry]:
+        events = await history.merged(self._first, self._end, fresh=self._fresh)
+        found = [Entry(event) for event in events]
+        if not found:  # all that was there was superseded, or has gone: what there is now is told as it is
+            self._compact = False
         return found
 
     async def _look(self) -> None:

@@ -205,6 +205,7 @@ def _actors() -> Schema:
                     _ADDRESS,
                     _query("channel", "The channel's name, by default `output`.", pattern="^[A-Za-z0-9$_.-]{1,100}$"),
                     _query("after", "Only what is behind this offset.", pattern="^[0-9]{1,18}$"),
+                    _query("compact", "Merge what is there already into few pieces.", enum=["0", "1"]),
                     _header("Last-Event-ID", "As `after`; what `EventSource` sends.", pattern="^[0-9]{1,18}$"),
                 ],
             )

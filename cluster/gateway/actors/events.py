@@ -11,7 +11,7 @@ from starlette.responses import Response
 from actors import actor_ref
 from actors.errors import ActorError, ClusterUnavailable, OffsetGone
 from cluster.gateway.actors.event_stream import COMMENT, HEARTBEAT, EventStream
-from cluster.gateway.actors.paths import offset_of
+from cluster.gateway.actors.paths import flag_of, offset_of
 from cluster.gateway.hub import Follower, Hub
 from cluster.gateway.json_values import to_json
 from cluster.gateway.problems import as_problem, bad_request
@@ -26,19 +26,23 @@ class ChannelEvents:
         self._hub = hub
 
     async def respond(self, request: Request, address: str, expires: float | None) -> Response:
-        """The events of ``?channel=`` behind ``Last-Event-ID``, or ``?after=``; until the time ``expires``."""
+        """The events of ``?channel=`` behind ``Last-Event-ID``, or ``?after=``; until the time ``expires``.
+
+        ``?compact=1``: what is there already comes in few pieces.
+        """
         try:
             channel = actor_ref(address).channel(request.query_params.get("channel", "output"))
         except ValueError as error:
             raise bad_request(str(error)) from None
         after, resumed = _after(request)
-        follower, lost = self._hub.follow(channel, after), b""
+        compact = flag_of(request.query_params, "compact")
+        follower, lost = self._hub.follow(channel, after, compact=compact), b""
         try:
             await follower.open()
         except OffsetGone as error:
             if not resumed:
                 raise
-            follower, lost = self._hub.follow(channel, None), _gap(error.first)
+            follower, lost = self._hub.follow(channel, None, compact=compact), _gap(error.first)
             await follower.open()
         if follower.ended or (resumed and follower.reborn):
             return Response(status_code=204, headers={"Cache-Control": "no-store"})  # EventSource comes no more

@@ -61,6 +61,7 @@ class SubscribeFrame(_Frame, frozen=True, kw_only=True, tag="subscribe"):
 
     channel: str = "output"
     after: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    compact: bool = False
     presence: bool = False
     name: Annotated[str, Meta(max_length=128)] = ""
     data: object = None

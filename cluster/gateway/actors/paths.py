@@ -106,3 +106,11 @@ def offset_of(text: str, what: str) -> int:
     if not (text.isascii() and _OFFSET.fullmatch(text)):
         raise bad_request(f"{what} is the offset of an event, a whole number, not {text[:80]!r}")
     return int(text)
+
+
+def flag_of(query: QueryParams, name: str) -> bool:
+    """Whether ``?name=1`` is in a query."""
+    found = query.get(name, "0")
+    if found not in ("0", "1", "false", "true"):
+        raise bad_request(f"{name} is 0 or 1, not {found[:80]!r}")
+    return found in ("1", "true")

@@ -228,7 +228,7 @@ class Socket:
         except ValueError as error:
             raise bad_request(str(error)) from None
         async with contextlib.AsyncExitStack() as stack:
-            follower = await stack.enter_async_context(self._hub.follow(channel, frame.after))
+            follower = await stack.enter_async_context(self._hub.follow(channel, frame.after, compact=frame.compact))
             if follower.position > follower.end:
                 raise bad_request(
                     f"the offset {frame.after} is beyond the tail of the channel", name="OffsetBeyondTail"

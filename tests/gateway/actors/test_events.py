@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from actors import actor_ref
+from actors.effects import Effects
+from actors.records import ChannelItem, encode
 from cluster import Silo
 from cluster.gateway import GatewayOptions
 from cluster.gateway.actors import event_stream
@@ -133,3 +135,35 @@ async def test_readers_are_let_go_when_the_silo_leaves() -> None:
             stopping = asyncio.create_task(silo.stop())
             assert await rest(caught_up) == []
             await stopping
+
+
+async def test_a_late_reader_can_have_the_text_so_far_in_one_piece(silo: Silo, gateway: Gateway) -> None:
+    await actor_ref("desk-1").say("a", 600)
+    await actor_ref("desk-1").say("b", 2)
+    async with events(gateway, "desk-1", "compact=1") as stream:
+        assert await take(stream, 2) == [Sse("599", "", f'"{"a" * 600}"'), Sse("601", "", '"bb"')]
+        await actor_ref("desk-1").say("c", 2)
+        assert [event.id for event in await take(stream, 2)] == ["602", "603"]  # what comes, as it comes
+    async with events(gateway, "desk-1", "compact=1&after=600") as stream:
+        assert [(event.id, event.data) for event in await take(stream, 2)] == [("601", '"b"'), ("603", '"cc"')]
+    async with events(gateway, "desk-1", "after=600") as stream:
+        assert [event.id for event in await take(stream, 3)] == ["601", "602", "603"]
+    assert (await gateway("GET", "/v1/actors/desk-1/events?compact=x")).status == 400
+
+
+async def test_what_was_begun_anew_is_merged_without_what_it_replaced(silo: Silo, gateway: Gateway) -> None:
+    effects = Effects()
+    effects.items["output"] = [
+        ChannelItem("item", encode("old"), turn="t", begins=True),
+        ChannelItem("item", encode(" text"), turn="t"),
+        ChannelItem("reset", encode(0), turn="t"),
+        ChannelItem("item", encode("new"), turn="t", begins=True),
+        ChannelItem("item", encode(" text"), turn="t"),
+    ]
+    await actor_ref("desk-1").say("x", 0)
+    activation = silo.runtime.activations["desk-1"]
+    await silo.runtime.apply(activation, activation.durable_side.apart(effects))
+    async with events(gateway, "desk-1", "compact=1") as stream:
+        assert await take(stream, 1) == [Sse("4", "", '"new text"')]
+    async with events(gateway, "desk-1", "compact=1", {"Last-Event-ID": "0"}) as stream:  # who has something is told
+        assert await take(stream, 2) == [Sse("2", "reset", "0"), Sse("4", "", '"new text"')]

@@ -54,6 +54,16 @@ async def test_a_slow_request_holds_up_no_other(gateway: Gateway) -> None:
         assert await ws.next() == {"type": "result", "id": 1, "value": "later"}
 
 
+async def test_a_late_subscriber_can_have_the_text_so_far_in_one_piece(silo: Silo, gateway: Gateway) -> None:
+    await actor_ref("desk-1").say("a", 300)
+    async with opened(gateway) as ws:
+        await ws.call(type="subscribe", id=1, compact=True)
+        merged = await ws.next()
+        assert (merged["offset"], merged["data"]) == (299, "a" * 300)
+        await actor_ref("desk-1").say("b")
+        assert (await ws.next())["offset"] == 300
+
+
 async def test_subscriptions_to_many_actors(silo: Silo, gateway: Gateway) -> None:
     await actor_ref("desk-1").say("a", 2)
     async with opened(gateway) as ws:
