@@ -315,6 +315,10 @@ class Turn:
         """What the channel of turns was not told yet of its steps."""
         return self._journal.quick.tell(self.activation.runtime.loop.time()) if self._journal is not None else ()
 
+    def take_untold(self) -> list[tuple[str, float]]:
+        """The same, to be told with its end."""
+        return self._journal.quick.take() if self._journal is not None else []
+
     @property
     def journaled(self) -> list[bytes]:
         """The keys of rows that go with it."""
