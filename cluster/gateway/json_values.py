@@ -14,11 +14,12 @@ def read_json(text: bytes | str) -> object:
     """The value that a client sent. Raises ``Problem`` for what is no JSON, or is beyond what messages can carry."""
     try:
         value: object = msgspec.json.decode(text)
+        plain = codec.is_plain(value)
     except RecursionError:
         raise bad_request("the JSON is nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise bad_request(f"this is no JSON: {error}") from None
-    if not codec.is_plain(value):
+    if not plain:
         raise Problem(422, "SerializationFailed", "a message carries whole numbers of up to 64 bits; send text instead")
     return value
 
