@@ -162,7 +162,9 @@ class Runtime:
         self._start(call)
         try:
             while True:
-                more, item = await call.next()
+                while not call.has_news:
+                    await call.news()
+                more, item = call.take()
                 if not more:
                     return
                 yield item

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -77,7 +76,7 @@ class Feed:
         self._runtime = runtime
         self._channel = channel
         self._room = room
-        self._entries: deque[tuple[Entry, int]] = deque()
+        self._entries: list[tuple[Entry, int]] = []
         self._size = 0
         self._task = asyncio.create_task(self._read())
 
@@ -90,10 +89,9 @@ class Feed:
         missing = self.end - first
         if missing <= 0:
             return []
-        held = len(self._entries)
-        if missing > held:
+        if missing > len(self._entries):
             return None
-        return [self._entries[number][0] for number in range(held - missing, held)]
+        return [entry for entry, _ in self._entries[-missing:]]
 
     def stop(self) -> None:
         """Read no more."""
@@ -135,9 +133,11 @@ class Feed:
         self._entries.append((entry, size))
         self._size += size
         self.end = entry.event.offset + 1
-        room = self._room()
+        room, gone = self._room(), 0
         while self._size > room:  # one that is larger than the room is read from the store
-            self._size -= self._entries.popleft()[1]
+            self._size -= self._entries[gone][1]
+            gone += 1
+        del self._entries[:gone]
 
     def _tell(self) -> None:
         for follower in self.followers:
