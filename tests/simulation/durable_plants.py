@@ -91,7 +91,7 @@ def journal_ignored(world: "World") -> Bug:
     def take(self: Journal, path: str, label: str) -> None:
         self._use(path)
 
-    return patch.object(Journal, "_take", take)
+    return patch.object(Journal, "take", take)
 
 
 def once_not_marked(world: "World") -> Bug:
