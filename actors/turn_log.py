@@ -70,6 +70,8 @@ class TurnLog:
         if isinstance(answer, Failure):
             if answer.error == TurnInterrupted.__name__:
                 found: dict[str, Any] = {"event": "interrupted", "reason": turn.interruption.reason or ""}
+                if turn.rolls_back:
+                    found["rolled_back"] = True
             else:
                 error = {"type": answer.type_name or answer.error, "message": answer.message or answer.text}
                 found = {"event": "failed", "error": error}
