@@ -105,7 +105,8 @@ async def use() -> None:
     async for anything in untyped.tokens.stream("x"):
         print(anything)
     await untyped.options(timeout=3).ask("x")
-    print(urgent, was_running, text, number, story, message_id, reply, with_options, patient, address, key, friend, again, shout)
+    print(urgent, was_running)
+    print(text, number, story, message_id, reply, with_options, patient, address, key, friend, again, shout)
     print({session: 1, untyped: 2})
 """
 
