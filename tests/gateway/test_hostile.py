@@ -6,6 +6,8 @@ from random import Random
 
 import pytest
 
+from actors.ports import StoreUnavailable
+from cluster import Silo
 from cluster.gateway import json_values
 from tests.gateway.http_client import Gateway, Response
 
@@ -122,6 +124,20 @@ async def test_json_of_too_many_values_is_refused_before_it_is_taken_apart(
     refused = await gateway(method, f"/v1/{path}", body, [JSON])
     assert (refused.status, refused.json["type"]) == (413, "PayloadTooLarge")
     assert (await gateway.get("j")).json == [1]
+
+
+@pytest.mark.parametrize("path", ["stream/open-1/output", "stream/s", "actors/open-1/events"])
+async def test_a_store_that_is_away_is_no_failure_of_the_silo(
+    silo: Silo, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    await gateway.put("s", "text", Content_Type="text/plain")
+
+    async def read(*_: object, **__: object) -> None:
+        raise StoreUnavailable("gone for a moment")
+
+    monkeypatch.setattr(silo.runtime.store, "read", read)
+    refused = await gateway("GET", f"/v1/{path}")
+    assert (refused.status, refused.json["type"], refused.headers["retry-after"]) == (503, "ClusterUnavailable", "1")
 
 
 async def test_an_append_to_a_channel_has_a_bounded_number_of_messages(gateway: Gateway) -> None:
