@@ -31,7 +31,7 @@ class EventStream(Response):
 
     def __init__(self, frames: AsyncGenerator[bytes, None], *, headers: Mapping[str, str] = NO_HEADERS) -> None:
         super().__init__(headers={**HEADERS, **headers})
-        del self.headers["content-length"]
+        self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
