@@ -162,15 +162,16 @@ class ChannelLog:
         if not self._readers:
             self._tail = None
 
-    async def wait(self, offset: int) -> bool:
-        """Wait for an entry at ``offset``; False when there will be none from this activation."""
-        while offset >= self.end:
-            if self.erased or self._ended or self.over:
-                return False
-            await self._change()
-        return not self._ended or self.erased
+    def lacks(self, offset: int) -> bool:
+        """Whether there is no entry at the offset yet, and one may come."""
+        return offset >= self.end and not (self.erased or self._ended or self.over)
 
-    async def _change(self) -> None:
+    def may_give(self, offset: int) -> bool:
+        """Whether a reader gets what is at the offset from this activation."""
+        return offset < self.end and (self.erased or not self._ended)
+
+    async def change(self) -> None:
+        """Wait for more entries, or for the end."""
         if self._waiting is None:
             self._waiting = set()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -192,7 +193,7 @@ class ChannelLog:
         if found and found[0][0] == offset:
             return found
         while self.doomed and not (self.erased or self._ended):
-            await self._change()
+            await self.change()
         if self.erased or self._ended:
             return []
         first = self.begin if offset < self.begin else found[0][0] if found else self.first

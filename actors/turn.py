@@ -1,7 +1,6 @@
 """One message being handled: a turn, or a call in the read-only or control lane."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -497,7 +496,7 @@ class Turn:
     async def _pump(self, items: AsyncGenerator[Any, None]) -> None:
         """Send the items while the reader has room for them. A reader that left stops nothing."""
         unread = 0
-        async with contextlib.aclosing(items):
+        try:
             async for item in items:
                 if self._read_by_nobody():
                     unread += 1
@@ -509,6 +508,8 @@ class Turn:
                 if not self._read_by_nobody() and self.activation.runtime.may_act():
                     self.credit -= item_cost(payload)
                     self.origin.send(Item(self.request.id, payload))
+        finally:
+            await items.aclose()
 
     def _read_by_nobody(self) -> bool:
         return self.left or self.request.mode is not Mode.STREAM

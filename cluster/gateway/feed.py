@@ -1,7 +1,6 @@
 """The live tail of one channel, read once for all who follow it on this silo."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -101,8 +100,17 @@ class Feed:
     async def _read(self) -> None:
         try:
             while not self.over:
-                with contextlib.suppress(ConnectionLost, Timeout):  # the owner moved, died, or was silent for long
-                    await self._subscribe()
+                arguments = self._channel.name, self.end - 1
+                payloads = self._runtime.stream(self._channel._ref, SUBSCRIBE, arguments, {}, raw=True)
+                try:  # not in coroutines and contexts of their own: this is what each idle feed consists of
+                    async for payload in payloads:
+                        self._take(payload)
+                        if self.over:
+                            return
+                except (ConnectionLost, Timeout) as error:  # the owner moved, died, or was silent for long
+                    log.debug("%s/%s is followed anew: %s", *self.key, error)
+                finally:
+                    await payloads.aclose()  # type: ignore[attr-defined]
                 await asyncio.sleep(_PAUSE)
         except Exception as error:  # for who reads to raise
             if not isinstance(error, ActorError):
@@ -112,19 +120,12 @@ class Feed:
             self.over = True
             self._tell()
 
-    async def _subscribe(self) -> None:
-        """Read from the owner on, behind what has come; ends when the activation does."""
-        arguments = self._channel.name, self.end - 1
-        payloads = self._runtime.stream(self._channel._ref, SUBSCRIBE, arguments, {}, raw=True)
-        async with contextlib.aclosing(payloads) as entries:  # type: ignore[type-var]
-            async for payload in entries:
-                offset, kind, data, turn = _entries.decode(payload)
-                self._add(Entry(Event(offset, readable(data), kind, turn)), len(payload))
-                if kind == "closed":
-                    self.over = True
-                self._tell()
-                if self.over:
-                    return
+    def _take(self, payload: bytes) -> None:
+        offset, kind, data, turn = _entries.decode(payload)
+        self._add(Entry(Event(offset, readable(data), kind, turn)), len(payload))
+        if kind == "closed":
+            self.over = True
+        self._tell()
 
     def _add(self, entry: Entry, size: int) -> None:
         if entry.event.offset != self.end:  # what follows is not what came before: only "closed" may leave a gap
