@@ -209,8 +209,36 @@ class ChannelLog:
 
 
 async def read_items(
-    store: Store, address: str, channel: str, first: int, end: int, *, limit: int = _AT_ONCE
+    store: Store,
+    address: str,
+    channel: str,
+    first: int,
+    end: int,
+    *,
+    limit: int = _AT_ONCE,
+    most: int | None = None,
 ) -> list[tuple[int, ChannelItem]]:
-    """The stored entries from offset ``first`` up to ``end``, ``limit`` of them at most."""
+    """The stored entries from offset ``first`` up to ``end``, ``limit`` of them at most.
+
+    ``most``: no more than have so many bytes together, unless the first alone has more.
+    """
+    if most is not None:
+        limit = await _fitting(store, address, channel, first, min(limit, end - first), most)
     rows = await store.read(address, records.item_key(channel, first), records.item_key(channel, end), limit=limit)
     return [(records.offset_of(key), records.channel_items.decode(value)) for key, value in rows]
+
+
+async def _fitting(store: Store, address: str, channel: str, first: int, count: int, most: int) -> int:
+    """How many of ``count`` entries have ``most`` bytes at most; found out without holding more than one of them."""
+    before: int | None = None
+    while count > 1:
+        if before is None:
+            found = await read_items(store, address, channel, first, first + 1, limit=1)
+            if not found:
+                return 1
+            before = found[0][1].end - len(found[0][1].data)
+        found = await read_items(store, address, channel, first + count - 1, first + count, limit=1)
+        if found and found[0][1].end - before <= most:
+            return count
+        count //= 2
+    return 1

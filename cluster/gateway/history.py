@@ -35,9 +35,12 @@ class History:
         head = await self._row(CHANNEL + self._name.encode(), ChannelHead)
         return head or ChannelHead(floor, floor), floor
 
-    async def read(self, first: int, end: int, *, limit: int) -> list[Event]:
-        """The entries from offset ``first`` up to ``end`` that are stored, ``limit`` of them at most."""
-        rows = await self._items(first, end, limit)
+    async def read(self, first: int, end: int, *, limit: int, most: int | None = None) -> list[Event]:
+        """The entries from offset ``first`` up to ``end`` that are stored, ``limit`` of them at most.
+
+        ``most``: about so many bytes of them, but one at least.
+        """
+        rows = await self._items(first, end, limit, most)
         return [Event(offset, readable(item.data), item.kind, item.turn) for offset, item in rows]
 
     async def merged(self, first: int, end: int, *, fresh: bool) -> list[Event]:
@@ -47,7 +50,7 @@ class History:
         """
         compactor = Compactor(0 if fresh else first)
         while first < end and compactor.size < _HELD:
-            rows = await self._items(first, end, _AT_ONCE)
+            rows = await self._items(first, end, _AT_ONCE, _HELD)
             if not rows or rows[0][0] != first:
                 break  # deleted, or trimmed, meanwhile
             for offset, item in rows:
@@ -55,9 +58,9 @@ class History:
             first = rows[-1][0] + 1
         return [Event(offset, data, kind, turn) for offset, kind, data, turn, _ in compactor.take()]
 
-    async def _items(self, first: int, end: int, limit: int) -> list[tuple[int, ChannelItem]]:
+    async def _items(self, first: int, end: int, limit: int, most: int | None) -> list[tuple[int, ChannelItem]]:
         try:
-            return await read_items(self._store, self._address, self._name, first, end, limit=limit)
+            return await read_items(self._store, self._address, self._name, first, end, limit=limit, most=most)
         except StoreUnavailable as error:
             raise self._unreadable(error) from None
 

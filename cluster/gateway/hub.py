@@ -25,6 +25,7 @@ _LEAST: Final = 16 * 2**10
 _MOST: Final = 256 * 2**10
 
 _AT_ONCE: Final = 64  # stored entries that are read in one go
+_AT_ONCE_BYTES: Final = 2**20
 
 
 class Hub:
@@ -221,7 +222,7 @@ class Follower:
         assert self._history is not None
         if self._compact:
             return await self._merged(self._history)
-        events = await self._history.read(self._first, self._end, limit=_AT_ONCE)
+        events = await self._history.read(self._first, self._end, limit=_AT_ONCE, most=_AT_ONCE_BYTES)
         found = [Entry(event) for number, event in enumerate(events, self._first) if event.offset == number]
         if not found:
             await self._look()  # it was deleted, or trimmed, meanwhile

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -138,6 +139,29 @@ async def test_a_store_that_is_away_is_no_failure_of_the_silo(
     monkeypatch.setattr(silo.runtime.store, "read", read)
     refused = await gateway("GET", f"/v1/{path}")
     assert (refused.status, refused.json["type"], refused.headers["retry-after"]) == (503, "ClusterUnavailable", "1")
+
+
+@pytest.mark.parametrize(
+    "path", ["stream/open-1/output", "stream/s", "actors/open-1/events", "actors/open-1/events?compact=1"]
+)
+async def test_a_reader_of_large_entries_holds_few_of_them(
+    silo: Silo, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    await gateway.put("s", "", Content_Type="application/json")
+    for name in ("s", "open-1/output"):
+        for size in [1] * 20 + [2**19] * 20:
+            await gateway.post(name, f'"{"x" * size}"', Content_Type="application/json")
+    read, sizes = silo.runtime.store.read, []
+
+    async def watched(*args: Any, **options: Any) -> list[tuple[bytes, bytes]]:
+        rows = await read(*args, **options)
+        sizes.append(sum(len(value) for _, value in rows))
+        return rows
+
+    monkeypatch.setattr(silo.runtime.store, "read", watched)
+    async with gateway.opened("GET", f"/v1/{path}") as (status, _, reader):
+        assert (status, len(await reader.readexactly(2**19)) > 0) == (200, True)
+    assert max(sizes) < 2**21
 
 
 async def test_an_append_to_a_channel_has_a_bounded_number_of_messages(gateway: Gateway) -> None:

@@ -170,7 +170,9 @@ class ChannelSource:
         size = 0
         while first < view.next and size < limit:
             end = min(view.next, first + _AT_ONCE)
-            rows = await read_items(self._store, self.address, self.channel.name, first, end, limit=_AT_ONCE)
+            rows = await read_items(
+                self._store, self.address, self.channel.name, first, end, limit=_AT_ONCE, most=limit - size
+            )
             if not rows:
                 break
             for offset, item in rows:

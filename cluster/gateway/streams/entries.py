@@ -32,7 +32,8 @@ async def read_entries(
         while first < last:
             begin = segment.base + first - segment.first
             at_once = min(last - first, _AT_ONCE)
-            rows = await read_items(store, segment.address, LOG, begin, begin + at_once, limit=at_once)
+            most = None if limit is None else limit - size
+            rows = await read_items(store, segment.address, LOG, begin, begin + at_once, limit=at_once, most=most)
             for offset, item in rows:
                 position, data, _ = _entries.decode(item.data)
                 if offset != begin or position != first:
