@@ -776,3 +776,18 @@ async def test_a_reader_that_leaves_at_once_does_not_keep_its_actor_awake(start:
     next(iter(activation._beside)).leave()
     activation.request_deactivation()
     await until(lambda: "wire-1" not in runtime.activations, "the actor sleeps")
+
+
+async def test_readers_that_leave_while_they_wait_are_forgotten(start: Start) -> None:
+    runtime = start(Wire)
+    await actor_ref("wire-1").tell("a")
+    log = runtime.activations["wire-1"].durable_side.channel("output")
+    leaving = [asyncio.create_task(read("wire-1", 2)) for _ in range(3)]
+    staying = asyncio.create_task(read("wire-1", 2))
+    await until(lambda: len(log._waiting or ()) == 4, "all wait")
+    for reader in leaving:
+        reader.cancel()
+    await until(lambda: len(log._waiting or ()) == 1, "one waits")
+    await actor_ref("wire-1").tell("b")
+    assert [event.data for event in await staying] == ["a", "b"]
+    await until(lambda: not log._waiting, "nobody waits")

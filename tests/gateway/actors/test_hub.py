@@ -110,3 +110,16 @@ async def test_a_hub_that_closes_lets_all_go(hub: Hub) -> None:
     with pytest.raises(ClusterUnavailable):
         async with follow(hub):
             pass
+
+
+async def test_waits_that_are_over_take_no_memory(hub: Hub) -> None:
+    async with follow(hub) as woken, follow(hub) as cancelled:
+        for follower in (woken, cancelled):
+            with pytest.raises(TimeoutError):
+                await follower.next(0.01)
+        reading = [asyncio.create_task(follower.next(60)) for follower in (woken, cancelled)]
+        await eventually("both wait", lambda: sum(map(len, hub.deadlines._calls.values())) == 2)
+        reading[1].cancel()
+        await actor_ref("desk-1").say("a")
+        assert [event.data for event in await reading[0]] == ["a"]
+        await eventually("nobody waits", lambda: not any(hub.deadlines._calls.values()))
