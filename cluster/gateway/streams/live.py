@@ -42,7 +42,7 @@ class LiveReader:
         """
         self._check_open()
         page = await Page.read(source, view, position, limit=self._options.max_chunk)
-        if not page.entries and not view.closed:
+        if not page.entries and page.at_tail and not view.closed:
             page = await self._next_page(source, page, _left(self._options.long_poll_timeout, until))
         following = next_cursor(time.time(), cursor)
         if page.entries:

@@ -8,7 +8,8 @@ import msgspec
 
 from actors import Actor, ActorError, actor_ref, handler
 from actors.context import current_turn
-from actors.producers import Producer, judge
+from actors.producers import Producer, Producers
+from actors.publishing import gathered
 from cluster.gateway.streams import json_mode
 from cluster.gateway.streams.entries import read_entries
 from cluster.gateway.streams.names import index_address
@@ -61,6 +62,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
     async def on_activate(self) -> None:
         """A window that slid after it was last stored must not end too early."""
         self._used = self.state.used + (self.state.lifetime.ttl or 0) / _SLIDES
+        self._producers = Producers(LOG)
 
     # -- create, append, look, remove -------------------------------------------------------------------------------
 
@@ -96,15 +98,29 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         refused = await self._check_exists()
         if refused is not None:
             return [Appended(refused.code, detail=refused.detail)] * len(writes)
-        entries: list[Entry] = []
-        outcomes = [self._append(write, entries) for write in writes]
-        if entries:
-            await self._publish(entries)
-            self._use()
-            await self._tell_watchers()
+        runtime = self._activation.runtime
+        before = runtime.clock.time() - runtime.settings.retention
+        try:
+            await self._know_producers(writes, before)
+            entries: list[Entry] = []
+            outcomes = [self._append(write, entries, before) for write in writes]
+            if entries:
+                await self._publish(entries)
+                self._use()
+                await self._tell_watchers()
+        except BaseException:
+            self._producers = Producers(LOG)  # nothing of what it takes for written will be stored
+            raise
         return outcomes
 
-    def _append(self, write: Write, entries: list[Entry]) -> Appended:
+    async def _know_producers(self, writes: list[Write], before: float) -> None:
+        """Look up the producers of the writes; what the turns before this one have written is stored by now."""
+        self._producers.settled()
+        store = self._activation.runtime.store
+        for name in {write.producer[0] for write in writes if write.producer is not None}:
+            await self._producers.look_up(store, self.address, name, before)
+
+    def _append(self, write: Write, entries: list[Entry], before: float) -> Appended:
         """What comes of a write; if it is good, its entry is one more of those that are to be published."""
         state, body = self.state, b""
         if state.closed:
@@ -120,7 +136,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
                 return self._appended("invalid", detail="an empty array appends nothing")
         if write.producer is not None:
             name, epoch, seq = write.producer
-            verdict = judge(state.producers.get(name), epoch, seq)
+            verdict = self._producers.judge(name, epoch, seq, before, otherwise=state.producers.get(name))
             if verdict.code != "ok":
                 return self._appended(verdict.code, detail=verdict.detail, epoch=verdict.epoch, seq=verdict.seq)
         if write.seq is not None:
@@ -131,7 +147,9 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         if write.producer is None:
             return self._appended("ok")
         name, epoch, seq = write.producer
-        state.producers[name] = Producer(epoch, seq)
+        effects = gathered()
+        self._producers.write(name, Producer(epoch, seq, time.time()), effects.put, effects.drop)
+        state.producers.pop(name, None)
         state.closed_by = write.producer if write.close else None
         return self._appended("ok", epoch=epoch, seq=seq)
 

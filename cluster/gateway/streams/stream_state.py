@@ -65,6 +65,7 @@ class StreamState(msgspec.Struct):
     segments: list[Segment] = []
     """The last one is the stream's own."""
     producers: dict[str, Producer] = {}
+    """Those of stores that were written before producers had rows of their own."""
     seq: str | None = None
     fork: Fork | None = None
     forks: dict[str, str] = {}

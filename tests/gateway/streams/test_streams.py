@@ -215,3 +215,20 @@ async def test_appends_that_are_sent_again_by_the_runtime_are_appended_once(silo
     write = Write(b"once", "text/plain")
     for [outcome] in [await stream.append([write]), await stream.append([write])]:
         assert outcome.next == 1
+
+
+async def test_producers_that_come_and_go_leave_the_stream_small(silo: Silo, gateway: Gateway) -> None:
+    await gateway.put("s", "", Content_Type="text/plain")
+
+    async def write(number: int) -> int:
+        producer = {"Producer_Id": f"{number}{'x' * 900}", "Producer_Epoch": "0", "Producer_Seq": "0"}
+        return (await gateway.post("s", f"{number},", Content_Type="text/plain", **producer)).status
+
+    assert {await write(number) for number in range(150)} == {200}
+    assert {await write(number) for number in range(150)} == {204}  # they are known all the same
+    silo.runtime.activations[stream_address("s")].request_deactivation()
+    assert {await write(number) for number in (0, 75, 149)} == {204}
+    state = await silo.runtime.store.state(stream_address("s"))
+    assert state is not None
+    assert len(state) < 2000
+    assert (await gateway.get("s")).body == b"".join(b"%d," % number for number in range(150))
