@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from actors import Actor, Interrupted, TurnInterrupted, actor_ref, handler, records
+from actors import Actor, Interrupted, StepInterrupted, TurnInterrupted, actor_ref, handler, records
+from actors.ports import Commit
 from actors.ref import ActorRef
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
@@ -17,6 +18,14 @@ from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon, until
 @dataclass
 class Notes:
     lines: list[str] = field(default_factory=list)
+
+
+class Distant(ScriptedStore):
+    """Answers no commit at once."""
+
+    async def commit(self, commit: Commit) -> None:
+        await asyncio.sleep(0)
+        await super().commit(commit)
 
 
 class World:
@@ -32,7 +41,20 @@ class World:
 
     def boot(self) -> None:
         Writer.world = self
-        self.runtime = self._start(Writer, store=ScriptedStore(self._store.data))
+        self.runtime = self._start(Writer, store=Distant(self._store.data))
+
+    @property
+    def store(self) -> ScriptedStore:
+        assert isinstance(self.runtime.store, ScriptedStore)
+        return self.runtime.store
+
+    def crash(self) -> None:
+        """The silo dies; the next one has the same store, and sees what is left there."""
+        self.runtime.vanish()
+        self.reached.clear()
+        self.did.clear()
+        self.boot()
+        self.runtime.spawn(self.runtime.keep_agenda())
 
     async def wait(self) -> None:
         self.reached.set()
@@ -155,6 +177,55 @@ class Writer(Actor):
             self.world.did.append("heard")
             await self.world.wait()
             raise
+
+    @handler
+    async def tell(self, to: str) -> None:
+        await self.step("tell", self._tell, to)
+
+    async def _tell(self, to: str) -> None:
+        await actor_ref(to).jot.send("told")
+        await self.publish("told")
+
+    @handler
+    async def jot(self, line: str) -> None:
+        self.state.lines.append(line)
+
+    @handler
+    async def clean_up(self, once: bool) -> str:
+        try:
+            await asyncio.gather(self.step("slow", self.world.body, "slow", once=once))
+        except (Interrupted, StepInterrupted) as stopped:
+            self.world.did.append(type(stopped).__name__)
+            await self.step("note", self.world.quick, "note")
+            await self.world.wait()
+        return "stopped"
+
+    @handler
+    async def wait_between(self) -> str:
+        await self.step("first", self.world.quick, "first")
+        try:
+            await self.world.wait()
+            await self.step("second", self.world.quick, "second")
+            await asyncio.Event().wait()
+        except Interrupted:
+            await self.step("sorry", self.world.quick, "sorry")
+        return "stopped"
+
+    @handler
+    async def then_wait(self) -> object:
+        try:
+            await self.step("slow", self.world.body, "slow")
+        except Interrupted:
+            self.world.did.append("heard")
+        return await self.wait_for("approval")
+
+    @handler
+    async def go_on(self) -> None:
+        try:
+            await self.world.wait()
+        except Interrupted:
+            self.world.did.append("went on")
+            await self.world.wait()
 
     @handler
     async def lines(self) -> list[str]:
@@ -367,3 +438,38 @@ async def test_parallel_steps_that_run_again_do_not_begin_when_they_were_stopped
     await soon(REF.lines.send())
     await until(lambda: "heard" in world.did, "the turn hears of it again")
     assert world.did == ["heard"]
+
+
+# -- at the engine's own awaits -------------------------------------------------------------------------------------
+
+
+async def test_what_a_step_did_leaves_though_the_turn_is_stopped_while_its_result_is_stored(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    await soon(REF.lines())
+    world.store.hold()
+    call = asyncio.ensure_future(REF.tell("writer-2"))
+    await soon(world.store.waiting.wait())
+    stopping = asyncio.ensure_future(REF.interrupt())
+    await settle()
+    world.store.let_go()
+    await soon(stopping)
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert await soon(published(1)) == ["told"]
+    await until(lambda: world.store.state_of("writer-2"), "it arrives")
+
+
+async def test_such_a_turn_can_be_rolled_back(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    await soon(REF.lines())
+    world.store.hold()
+    call = asyncio.ensure_future(REF.tell("writer-2"))
+    await soon(world.store.waiting.wait())
+    after = asyncio.ensure_future(REF.options(on_busy="rollback").lines())
+    await settle()
+    world.store.let_go()
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert await soon(after) == []
