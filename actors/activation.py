@@ -298,7 +298,7 @@ class Activation:
         turn = self.current
         if message_id and (turn is None or turn.request.message_id != message_id):
             turn = next((other for other in self._mailbox if other.request.message_id == message_id), None)
-        return turn if turn is not None and turn.interruption.request(reason, self.runtime.loop.time()) else None
+        return turn if turn is not None and turn.interrupt(reason) else None
 
     def _has_begun(self, turn: Turn) -> bool:
         """Whether steps of it have run: then it is run to its end, whoever waits for it."""

@@ -39,8 +39,7 @@ def meet(activation: "Activation", turn: "Turn") -> bool:
         turn.into = running.request.message_id
         return True
     reason = f"message {turn.request.message_id} came"
-    now = activation.runtime.loop.time()
-    if not running.interruption.request(reason, now, rollback=wanted == "rollback"):
+    if not running.interrupt(reason, rollback=wanted == "rollback"):
         return False
     if activation.durable is not None:
         activation.durable.interrupt(running)

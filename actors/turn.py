@@ -290,6 +290,11 @@ class Turn:
             self._interruption = Interruption()
         return self._interruption
 
+    def interrupt(self, reason: str, *, rollback: bool = False) -> bool:
+        """Stop it, now or as soon as it begins. Whether it will hear of it: not so if its handler has ended."""
+        now = self.activation.runtime.loop.time()
+        return not self.ended and self.interruption.request(reason, now, rollback=rollback)
+
     @property
     def interrupted(self) -> bool:
         """Whether somebody has stopped it, at any time."""
@@ -370,6 +375,7 @@ class Turn:
         except Exception as error:  # of the engine: the turn must end all the same
             self._broken(error)
             return
+        self.ended = True
         if self._can_settle(state):
             self.activation.settle(self, answer)
         else:
@@ -397,6 +403,7 @@ class Turn:
         current_turn.set(self)
         try:
             answer, state = await self._call()
+            self.ended = True
             if self.park_for is not None:
                 await self.activation.park(self, self.park_for)
             elif self._can_settle(state):

@@ -118,6 +118,24 @@ class Poet(Actor):
         return heard
 
     @handler
+    async def listen_through(self, *rounds: str) -> list[Any]:
+        heard: list[Any] = []
+        try:
+            for _ in rounds:
+                heard += [message async for message in self.steering()]
+                await self.world.wait()
+        except Interrupted:
+            pass
+        return heard
+
+    @handler
+    async def listen_and_delete(self) -> list[Any]:
+        await self.world.wait()
+        heard = [message async for message in self.steering()]
+        await self.delete()
+        return heard
+
+    @handler
     async def redirected(self, *words: str) -> list[Any]:
         heard = []
         async for word in self.stream_step("draft", self.world.words, *words, resume=self.rest, channel="output"):
@@ -138,6 +156,10 @@ class Poet(Actor):
     @handler
     async def pass_on(self, to: str, on_busy: Any) -> None:
         await actor_ref(to).options(on_busy=on_busy).send("passed on")
+
+    @handler
+    async def fail(self) -> None:
+        raise ValueError("failed")
 
     @handler
     async def words(self) -> list[str]:
@@ -351,6 +373,20 @@ async def test_the_rollback_is_one_commit(start: Start, store: ScriptedStore) ->
     put = [records.channel_items.decode(value).kind for key, value in end.put.items() if key[:1] == records.ITEM]
     assert sorted(put) == ["item", "reset"]  # of $turns, and of the channel
     assert {key[:1] for key in end.drop} >= {records.JOURNAL, records.RUN, records.INTERRUPT}
+
+
+async def test_a_turn_that_has_ended_is_not_rolled_back(start: Start, store: ScriptedStore) -> None:
+    """Not even if that comes in the moment between its end and its commit."""
+    world = World(start, store)
+    await soon(REF.words())
+    first = asyncio.ensure_future(REF.ask("first"))
+    second = asyncio.ensure_future(REF.options(on_busy="rollback").fail())
+    assert await soon(first) == "FIRST"
+    with pytest.raises(ActorFailed):
+        await soon(second)
+    assert await soon(REF.words()) == ["first"]
+    world.crash()
+    assert await soon(REF.words()) == ["first"]
 
 
 async def test_an_actor_that_has_nothing_to_go_back_to_refuses_it(start: Start, store: ScriptedStore) -> None:

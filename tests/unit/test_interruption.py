@@ -473,3 +473,18 @@ async def test_such_a_turn_can_be_rolled_back(start: Start, store: ScriptedStore
     with pytest.raises(TurnInterrupted):
         await soon(call)
     assert await soon(after) == []
+
+
+async def test_an_interrupt_that_comes_while_a_turn_without_awaits_is_committed_leaves_nothing(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    world.store.hold()
+    call = asyncio.ensure_future(REF.jot("x"))
+    await soon(world.store.waiting.wait())
+    stopping = asyncio.ensure_future(REF.interrupt("too late"))
+    await settle()
+    world.store.let_go()
+    await soon(stopping)
+    await soon(call)
+    assert await store.read("writer-1", records.INTERRUPT, records.RUN, limit=9) == []
