@@ -7,7 +7,7 @@ cancellation that libraries know how to clean up after.
 
 import asyncio
 import types
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 from actors.errors import Interrupted
@@ -84,10 +84,13 @@ class Interruption:
         )
 
     @types.coroutine
-    def listen(self, handler: Coroutine[Any, Any, T], *, at_once: bool) -> Generator[Any, Any, T]:
+    def listen(
+        self, handler: Coroutine[Any, Any, T], *, at_once: bool, goes_on: Callable[[], bool]
+    ) -> Generator[Any, Any, T]:
         """Await the handler; a cancellation that is an interruption reaches it as ``Interrupted``.
 
-        ``at_once``: also one that was noted before. Else that waits for ``deliver``.
+        ``at_once``: also one that was noted before. Else that waits for ``deliver``. ``goes_on``: whether the turn may
+        go on at all. Else a cancellation is its end, whoever wants to interrupt it besides.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -107,13 +110,13 @@ class Interruption:
                     value = yield waits_for
                 except asyncio.CancelledError as cancelled:
                     error = cancelled
-                    if self.pending:
+                    if self.pending and goes_on():
                         task.uncancel()
                         error = self._take()
                 except BaseException as other:
                     error = other
         finally:
-            self._over = True
+            self._over, self._task = True, None  # a task holds its context, and that the turn
 
 
 @types.coroutine

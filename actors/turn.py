@@ -439,7 +439,7 @@ class Turn:
                     work = self._pump(work)
                 if self.spec.lane is Lane.TURN:
                     at_once = not self._has_journal() or self.journal.caught_up
-                    result = await self.interruption.listen(work, at_once=at_once)
+                    result = await self.interruption.listen(work, at_once=at_once, goes_on=lambda: self.goes_on)
                 else:
                     result = await work
             finally:

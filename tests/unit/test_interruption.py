@@ -488,3 +488,15 @@ async def test_an_interrupt_that_comes_while_a_turn_without_awaits_is_committed_
     await soon(stopping)
     await soon(call)
     assert await store.read("writer-1", records.INTERRUPT, records.RUN, limit=9) == []
+
+
+async def test_who_is_dropped_with_its_silo_hears_of_no_interrupt_any_more(start: Start, store: ScriptedStore) -> None:
+    """It would go on, and nothing would end it."""
+    world = World(start, store)
+    call = await world.run(REF, "go_on")
+    world.runtime.activations["writer-1"].interrupt("enough")
+    await asyncio.sleep(0)  # it is about to hear
+    world.runtime.stop_acting()
+    await settle()
+    assert world.did == []
+    call.cancel()
