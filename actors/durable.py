@@ -355,7 +355,7 @@ class Durable:
     @property
     def _waits(self) -> bool:
         """Whether the oldest message waits for what is not there yet, and the others for that."""
-        if self.wait is None or self.wait.turn.interrupted:
+        if self.wait is None or self.wait.turn.interruption.pending:
             return False
         return not self.signals.has(self.wait.name)
 

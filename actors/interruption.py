@@ -38,6 +38,11 @@ class Interruption:
         """Whether the turn has yet to hear of it."""
         return self.reason is not None and not self._heard
 
+    @property
+    def heard(self) -> bool:
+        """Whether the turn knows that it was interrupted."""
+        return self.reason is not None and self._heard
+
     def note(self, reason: str, *, rollback: bool) -> None:
         """The turn was interrupted before it began, perhaps on another silo: it hears of it once it has caught up."""
         self.reason, self.rollback = reason, rollback

@@ -155,6 +155,7 @@ class Journal:
         if row is None:
             return await self._run(path, label, function, args, kwargs, once=once, retry=retry)
         if isinstance(row, Started):
+            await self._turn.interruption.check()  # then it was not the silo that ended it, or not alone
             raise StepInterrupted(
                 f"{self._turn.where}: step {_shown(path)} ({label}) was started once and its silo was lost before the "
                 "result was journaled; it may have had effects and is not run again"
@@ -371,9 +372,11 @@ class Journal:
     async def catch_up(self, path: str, label: str) -> None:
         """Before anything new is run: the code has to come to everything that was journaled, if only in parallel.
 
-        It is given the time that it took at first, and half as much again.
+        It is given the time that it took at first, and half as much again. Where it was interrupted it need not come
+        to everything; and what it did once it was interrupted it does again if it is told so where it was then.
         """
-        if not self._unused:
+        interruption = self._turn.interruption
+        if not self._unused or interruption.heard:
             return
         before = [row.elapsed for name in self._unused if (row := self._recorded.get(name)) is not None]
         left = max(before, default=0.0) * 1.5 + _PATIENCE - self.elapsed()
@@ -383,6 +386,7 @@ class Journal:
             async with asyncio.timeout(max(left, 0.0)):
                 await self._arrived.wait()
         except TimeoutError:
+            await interruption.check()
             raise self._mismatch(f"the code calls {label} as step {_shown(path)} instead") from None
 
     def _mismatch(self, what: str) -> JournalMismatch:

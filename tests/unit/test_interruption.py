@@ -500,3 +500,63 @@ async def test_who_is_dropped_with_its_silo_hears_of_no_interrupt_any_more(start
     await settle()
     assert world.did == []
     call.cancel()
+
+
+# -- where the turn runs again --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("once", [False, True])
+async def test_steps_that_followed_on_an_interrupt_are_no_mismatch_where_the_turn_runs_again(
+    loop_time: LoopTime, start: Start, store: ScriptedStore, once: bool
+) -> None:
+    world = World(start, store)
+    await soon(REF.clean_up.send(once))
+    await soon(world.reached.wait())
+    world.reached.clear()
+    await soon(REF.interrupt())
+    await soon(world.reached.wait())
+    assert world.did == ["slow begins", "slow cancelled", "Interrupted", "note"]
+    world.crash()
+    await until(lambda: "writer-1" in world.runtime.activations, "the turn is there again")
+    await settle()
+    await loop_time.jump(5)
+    await soon(world.reached.wait())
+    assert world.did == ["Interrupted"]
+
+
+async def test_who_is_stopped_before_it_has_caught_up_may_take_another_way(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    await soon(REF.wait_between.send())
+    await soon(world.reached.wait())
+    world.hang.set()
+    await until(lambda: "second" in world.did, "the second step")
+    await settle()
+    world.hang.clear()
+    world.crash()
+    await soon(world.reached.wait())
+    await soon(REF.interrupt())
+    await settle()
+    await loop_time.jump(5)
+    await until(lambda: world.did == ["sorry"], "the other way")
+    assert await store.read("writer-1", records.PARKED, records.CHANNEL, limit=1) == []
+
+
+async def test_who_has_heard_of_it_may_wait_and_sleep(loop_time: LoopTime, start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    await soon(REF.then_wait.send())
+    await soon(world.reached.wait())
+    await soon(REF.interrupt())
+    await until(lambda: "heard" in world.did, "it hears")
+    await settle()
+    assert store.data.records["writer-1"].wake is None, "there is nothing to do before the signal"
+    await loop_time.jump(400)
+    await until(lambda: "writer-1" not in world.runtime.activations, "it sleeps")
+    world.did.clear()
+    await soon(REF.signal("approval", 1))
+    await settle()
+    await loop_time.jump(5)
+    await until(lambda: not world.runtime.activations["writer-1"].durable_side.rows, "the turn ends")
+    assert world.did == ["heard"]
+    assert await store.read("writer-1", records.PARKED, records.CHANNEL, limit=1) == []
