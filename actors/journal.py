@@ -442,6 +442,7 @@ class Journal:
         write, offset = turn.activation.durable_side.journal(
             turn, put, drop=drop, effects=effects, publish=publish, messages=messages, tell=tell
         )
+        write.then.extend(message.accepted for message in messages)
         if not await turn.activation.write(write):
             raise asyncio.CancelledError(f"{turn.where}: the turn was given up")
         turn.check_runs()

@@ -498,6 +498,23 @@ async def test_a_turn_that_runs_again_reads_a_message_where_it_read_it_first(
     asked.cancel()
 
 
+async def test_what_a_turn_was_about_to_read_when_it_was_stopped_runs(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.begin(REF, "wait", "end", name="listen_through")
+    asked = asyncio.ensure_future(REF.options(on_busy="steer").ask("one"))
+    await settle()
+    world.store.hold()
+    world.go.set()
+    await soon(world.store.waiting.wait())  # that it reads it is about to be durable
+    stopping = asyncio.ensure_future(REF.interrupt())
+    await settle()
+    world.store.let_go()
+    await soon(stopping)
+    assert await soon(call) == []
+    assert await soon(asked) == "ONE"
+    assert await rest(store) == set()
+
+
 async def test_what_was_read_before_the_crash_is_read_at_the_same_place(start: Start, store: ScriptedStore) -> None:
     world = World(start, store)
     steer = REF.options(on_busy="steer")
