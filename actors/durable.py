@@ -423,6 +423,7 @@ class Durable:
         drop += turn.journaled or self._unread_journal(turn)
         self._settle_message(turn, answer, put, drop)
         for other, reply in steered:
+            other.ended = True
             self._then.append(partial(self.inbox.settled, other))
             self.turn_log.steered(other, put, into=turn.id, at=self._now())
             self._settle_message(other, reply, put, drop)

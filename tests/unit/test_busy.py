@@ -515,6 +515,19 @@ async def test_what_a_turn_was_about_to_read_when_it_was_stopped_runs(start: Sta
     assert await rest(store) == set()
 
 
+async def test_what_a_turn_has_read_that_deletes_its_actor_does_not_run(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.begin(REF, name="listen_and_delete")
+    asked = asyncio.ensure_future(REF.options(on_busy="steer").ask("one"))
+    await settle()
+    world.go.set()
+    assert await soon(call) == ["one"]
+    assert isinstance(await soon(asked), Steered)
+    await settle()
+    assert await soon(REF.words()) == []
+    assert world.did == []
+
+
 async def test_what_was_read_before_the_crash_is_read_at_the_same_place(start: Start, store: ScriptedStore) -> None:
     world = World(start, store)
     steer = REF.options(on_busy="steer")
