@@ -545,5 +545,5 @@ class Activation:
         turn = self._turn
         if turn is None or turn.ended:  # its last commit is under way, and nothing of it may be stored behind that
             return
-        if self.durable is not None and turn.answerable:
+        if self.durable is not None and self.durable.inbox.holds(turn) and (turn.row or turn.answerable):
             await self.write(self.durable.give_back(turn))

@@ -550,6 +550,24 @@ async def test_a_turn_that_is_being_committed_is_not_given_back_by_a_silo_that_l
     assert await soon(actor_ref("keeper-1").ask("twice")) == 2
 
 
+async def test_a_reminder_s_turn_is_given_back_by_a_silo_that_leaves(start: Start, store: ScriptedStore) -> None:
+    class Late(Keeper):
+        @handler
+        async def plan(self) -> None:
+            await self.remind("now", after=0)
+
+        async def on_reminder(self, name: str) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    runtime = start(Late, store=store)
+    await soon(actor_ref("late-1").plan())
+    await soon(begun.wait())
+    await soon(runtime.drain(limit=0.01))
+    assert [row.adoptions for row in messages(store, "late-1") if isinstance(row, Pending)] == [-1]
+
+
 async def test_a_message_that_is_parked_changes_nothing_of_what_is_known_of_its_sender(
     start: Start, store: ScriptedStore
 ) -> None:
