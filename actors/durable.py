@@ -275,7 +275,8 @@ class Durable:
             return
         put: dict[bytes, bytes] = {}
         for turn in [*self._asked_before(turns[-1]), *turns]:
-            self._put_message(put, turn)
+            if not turn.row:  # a request may be among both
+                self._put_message(put, turn)
         if await self._activation.write(self.compose(put=put)):
             for turn in turns:
                 turn.accepted()

@@ -498,6 +498,17 @@ async def test_a_turn_that_runs_again_reads_a_message_where_it_read_it_first(
     asked.cancel()
 
 
+async def test_requests_that_come_together_leave_no_wake_up_time(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.begin(REF, "...")
+    asked = [asyncio.ensure_future(REF.options(on_busy="steer").ask(word)) for word in ("one", "two")]
+    await settle()
+    world.go.set()
+    await soon(asyncio.gather(call, *asked))
+    await settle()
+    assert store.data.records["poet-1"].wake is None
+
+
 async def test_what_a_turn_was_about_to_read_when_it_was_stopped_runs(start: Start, store: ScriptedStore) -> None:
     world = World(start, store)
     call = await world.begin(REF, "wait", "end", name="listen_through")
