@@ -11,14 +11,18 @@ from actors import (
     Actor,
     ActorFailed,
     Busy,
+    ConnectionLost,
     Interrupted,
     Rejected,
     Steered,
     TurnInterrupted,
     actor_ref,
+    failure,
     handler,
     records,
 )
+from actors.calls import AnswerCall
+from actors.envelope import Mode, Request
 from actors.ref import ActorRef
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
@@ -240,6 +244,17 @@ async def test_a_repeat_of_a_message_that_runs_is_not_refused(start: Start, stor
     await settle()
     world.go.set()
     assert await soon(call) == await soon(again) == "done"
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+async def test_a_refusal_is_certain_for_the_first_attempt_only(start: Start, attempt: int) -> None:
+    """An earlier one may be under way still, where nobody could be reached meanwhile."""
+    loop = asyncio.get_running_loop()
+    request = Request(1, "poet-1", "", b"", Mode.ASK, 1.0, "m", attempt=attempt)
+    call = AnswerCall(request, loop.create_future())
+    call.on_envelope(failure.refusal(1, Busy("words wait")), trusted=True)
+    with pytest.raises(ConnectionLost if attempt else Busy, match="words wait"):
+        await soon(call.future)
 
 
 async def test_a_message_of_a_turn_that_is_rejected_is_dropped_and_those_behind_it_arrive(
