@@ -429,7 +429,7 @@ class Turn:
         except SerializationFailed as error:
             self._log_if_unheard(error)
             return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
-        if self.interrupted and not self.recovered:  # while it waited: it need not begin
+        if self.interrupted and not (self.recovered or self._has_journal()):  # while it waited: it need not begin
             return self._failed(Interrupted(self.interruption.reason)), None
         result = None
         try:

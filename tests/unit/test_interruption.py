@@ -7,8 +7,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from actors import Actor, Interrupted, StepInterrupted, TurnInterrupted, actor_ref, handler, records
-from actors.ports import Commit
+from actors import (
+    Actor,
+    ClusterUnavailable,
+    Interrupted,
+    StepInterrupted,
+    TurnInterrupted,
+    actor_ref,
+    handler,
+    records,
+)
+from actors.ports import Commit, StoreUnavailable
 from actors.ref import ActorRef
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
@@ -522,6 +531,25 @@ async def test_steps_that_followed_on_an_interrupt_are_no_mismatch_where_the_tur
     await loop_time.jump(5)
     await soon(world.reached.wait())
     assert world.did == ["Interrupted"]
+
+
+async def test_a_turn_that_had_begun_hears_of_it_again_where_a_failed_commit_lets_it_run_again(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "recover")
+    await soon(REF.interrupt())
+    await soon(world.reached.wait())
+    world.reached.clear()
+    world.did.clear()
+    world.store.refusals.append(StoreUnavailable("the disk is full"))
+    with pytest.raises(ClusterUnavailable):
+        await soon(REF.channel("output").publish("refused"))
+    await soon(world.reached.wait())
+    assert world.did == ["heard"]
+    world.hang.set()
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
 
 
 async def test_who_is_stopped_before_it_has_caught_up_may_take_another_way(
