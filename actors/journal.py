@@ -284,13 +284,13 @@ class Journal:
         writer = StreamWriter(self._turn, self, self._key(path), channel, chunks=len(chunks))
         self.writers.append(writer)
         elapsed = self.elapsed()
+        self._turn.check_runs()
+        await self._turn.interruption.check()
         if chunks and resume is None:
-            writer.start_anew(chunks)
             self.reads.clear()
             if self._turn.steering is not None:
                 self._turn.steering.start_anew()
-        self._turn.check_runs()
-        await self._turn.interruption.check()
+            await writer.start_anew(chunks, self._streamed())
         source = start(*args) if not chunks or resume is None else resume(deltas, *args)
         progress.begin()
         try:
@@ -314,6 +314,17 @@ class Journal:
             if source in self._sources:
                 self._sources.remove(source)
             await _close(source)
+
+    def _streamed(self) -> set[int]:
+        """The offsets of what was published by streams that have not ended."""
+        open_streams = [chunks for path, chunks in self._loaded.items() if path not in self._recorded]
+        return {
+            chunk.offset + number
+            for chunks in open_streams
+            for chunk in chunks
+            if chunk.offset >= 0
+            for number in range(len(chunk.deltas))
+        }
 
     async def finish(self) -> None:
         """The handler is at its end: close what streams, and wait until what it streamed is durable.

@@ -425,6 +425,25 @@ async def rest(store: ScriptedStore, address: str = "poet-1") -> set[bytes]:
     return {key[:1] for key, _ in found if key not in answers} - {records.CHANNEL}
 
 
+async def test_a_stream_that_starts_anew_discards_its_own_entries_only(start: Start, store: ScriptedStore) -> None:
+    """What others have published meanwhile is told again behind the reset."""
+    world = World(start, store)
+    await soon(REF.write.send("a", "b", "..."))
+    await soon(world.reached.wait())
+    await soon(REF.channel("output").publish("one"))
+    await soon(REF.channel("output").publish("two"))
+    assert await soon(shown(4)) == ["a", "b", "one", "two"]
+    world.crash()
+    await soon(world.reached.wait())
+    assert await soon(shown(9)) == ["one", "two", "a", "b"]  # reset, one, two, a, b
+    world.crash()
+    await soon(world.reached.wait())
+    assert await soon(shown(12)) == ["one", "two", "a", "b"]  # reset, a, b
+    world.go.set()
+    await until(lambda: store.data.records["poet-1"].wake is None, "its end")
+    assert await rest(store) == set()
+
+
 # -- steer ----------------------------------------------------------------------------------------------------------
 
 
