@@ -118,6 +118,9 @@ class Interruption:
                     if self.pending and goes_on():
                         task.uncancel()
                         error = self._take()
+                except GeneratorExit:  # nobody runs it any more, and the handler may have gone before
+                    handler.close()
+                    raise
                 except BaseException as other:
                     error = other
         finally:
@@ -141,6 +144,9 @@ def cancellable(body: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
                 value = yield waits_for
             except Interrupted as found:
                 interrupted, error = found, asyncio.CancelledError(str(found))
+            except GeneratorExit:  # as above
+                body.close()
+                raise
             except BaseException as other:
                 error = other
     except StopIteration as stop:

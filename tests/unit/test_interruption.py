@@ -17,6 +17,7 @@ from actors import (
     handler,
     records,
 )
+from actors.interruption import cancellable
 from actors.ports import Commit, StoreUnavailable
 from actors.ref import ActorRef
 from actors.runtime import Runtime
@@ -509,6 +510,17 @@ async def test_who_is_dropped_with_its_silo_hears_of_no_interrupt_any_more(start
     await settle()
     assert world.did == []
     call.cancel()
+
+
+def test_what_is_left_when_the_loop_ends_goes_in_any_order() -> None:
+    async def body() -> None:
+        await asyncio.sleep(0)
+
+    inner = body()
+    outer = cancellable(inner)
+    outer.send(None)
+    inner.close()
+    outer.close()
 
 
 # -- where the turn runs again --------------------------------------------------------------------------------------
