@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 BENCHMARKS ?= calls activations durable channels memory
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -42,8 +43,8 @@ types: $(VENV)/.installed ## mypy --strict, and basedpyright as editors see the 
 imports: $(VENV)/.installed ## the layers: actors never imports cluster
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.installed ## pytest; PYTEST_ARGS="-k name" chooses
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+unit: $(VENV)/.installed ## pytest; PYTEST_ARGS="-k name" chooses, WORKERS=0 runs it in one process
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 bench: $(BENCH_VENV)/.installed ## benchmarks against their peers; BENCHMARKS=calls chooses
 	@for name in $(BENCHMARKS); do $(BENCH_VENV)/bin/python -m benchmarks.$$name || exit 1; done

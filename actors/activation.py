@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from actors import activating, arriving, busy, failure, leaving, rollback, waiting, writing
+from actors import activating, arriving, busy, failure, leaving, rollback, waiting, watchdog, writing
 from actors.actor import Actor, ActorType
 from actors.builtin import SUBSCRIBE
 from actors.durable import Counter, Durable, Write
@@ -298,7 +298,14 @@ class Activation:
         turn = self.current
         if message_id and (turn is None or turn.request.message_id != message_id):
             turn = next((other for other in self._mailbox if other.request.message_id == message_id), None)
-        return turn if turn is not None and turn.interrupt(reason) else None
+        return turn if turn is not None and self.stop(turn, reason) else None
+
+    def stop(self, turn: Turn, reason: str, *, rollback: bool = False) -> bool:
+        """Interrupt a turn, wherever it is. Returns whether it will hear of that."""
+        if not turn.interrupt(reason, rollback=rollback):
+            return False
+        watchdog.expect_end(self, turn)
+        return True
 
     def _has_begun(self, turn: Turn) -> bool:
         """Whether steps of it have run: then it is run to its end, whoever waits for it."""

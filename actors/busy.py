@@ -39,7 +39,7 @@ def meet(activation: "Activation", turn: "Turn") -> bool:
         turn.into = running.request.message_id
         return True
     reason = f"message {turn.request.message_id} came"
-    if not running.interrupt(reason, rollback=wanted == "rollback"):
+    if not activation.stop(running, reason, rollback=wanted == "rollback"):
         return False
     if activation.durable is not None:
         activation.durable.interrupt(running)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from actors import codec, failure
@@ -111,7 +110,7 @@ class StreamCall(Call):
         self._raw = raw
         self._runtime = runtime
         self._spec = spec
-        self._items: deque[tuple[bytes, bool]] = deque()
+        self._items: list[tuple[bytes, bool]] = []  # no more than the credit allows, and most often none
         self._owed = 0
         self._credited = runtime.loop.time()
         self._error: ActorError | None = None
@@ -143,17 +142,24 @@ class StreamCall(Call):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def next(self) -> tuple[bool, Any]:
-        """Wait for the next item: ``(True, item)``, or ``(False, None)`` at the end. Raises the stream's failure."""
-        while not self._items:
+    @property
+    def has_news(self) -> bool:
+        """Whether ``take`` may be called: an item is there, or the stream has ended."""
+        return bool(self._items) or self.ended
+
+    def news(self) -> "asyncio.Future[None]":
+        """Done when something may have come. For one reader, which awaits it at once."""
+        self.waiting_since = self._runtime.loop.time()
+        self._waiter = self._runtime.loop.create_future()
+        return self._waiter
+
+    def take(self) -> tuple[bool, Any]:
+        """The next item: ``(True, item)``, or ``(False, None)`` at the end. Raises the stream's failure."""
+        if not self._items:
             if self._error is not None:
                 raise self._error
-            if self.ended:
-                return False, None
-            self.waiting_since = self._runtime.loop.time()
-            self._waiter = self._runtime.loop.create_future()
-            await self._waiter
-        payload, trusted = self._items.popleft()
+            return False, None
+        payload, trusted = self._items.pop(0)
         self._owed += item_cost(payload)
         if not self.ended and (self._owed >= STREAM_CREDIT // 2 or self._runtime.loop.time() > self._credited + 1):
             self._runtime.say(self, Credit(self.request.id, self._owed))

@@ -26,7 +26,7 @@ class ChannelLog:
     """Gives out offsets, and joins what is stored with what has just been committed at one mark, ``end``."""
 
     __slots__ = (
-        "_changed", "_ended", "_holders", "_readers", "_tail", "begin", "closed", "closing", "doomed", "end", "erased",
+        "_ended", "_holders", "_readers", "_tail", "_waiting", "begin", "closed", "closing", "doomed", "end", "erased",
         "first", "keep", "name", "next", "oldest", "producers", "size", "trimmed_at",
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ class ChannelLog:
         self._tail: deque[tuple[int, ChannelItem]] | None = None
         self._readers = 0
         self._ended = False
-        self._changed: asyncio.Event | None = None
+        self._waiting: set[asyncio.Future[None]] | None = None
 
     def append(
         self, put: dict[bytes, bytes], cut: list[Cut], items: Sequence[ChannelItem], at: float
@@ -148,9 +148,9 @@ class ChannelLog:
         self._wake()
 
     def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        for waiter in self._waiting or ():
+            if not waiter.done():
+                waiter.set_result(None)
 
     def join(self) -> None:
         """One more reads."""
@@ -162,18 +162,24 @@ class ChannelLog:
         if not self._readers:
             self._tail = None
 
-    async def wait(self, offset: int) -> bool:
-        """Wait for an entry at ``offset``; False when there will be none from this activation."""
-        while offset >= self.end:
-            if self.erased or self._ended or self.over:
-                return False
-            await self._change()
-        return not self._ended or self.erased
+    def lacks(self, offset: int) -> bool:
+        """Whether there is no entry at the offset yet, and one may come."""
+        return offset >= self.end and not (self.erased or self._ended or self.over)
 
-    async def _change(self) -> None:
-        if self._changed is None:
-            self._changed = asyncio.Event()
-        await self._changed.wait()
+    def may_give(self, offset: int) -> bool:
+        """Whether a reader gets what is at the offset from this activation."""
+        return offset < self.end and (self.erased or not self._ended)
+
+    async def change(self) -> None:
+        """Wait for more entries, or for the end."""
+        if self._waiting is None:
+            self._waiting = set()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
 
     async def read(self, store: Store, address: str, offset: int) -> list[tuple[int, ChannelItem]]:
         """Some durable entries from ``offset`` on, in order: from memory if they are there, else from the store.
@@ -187,7 +193,7 @@ class ChannelLog:
         if found and found[0][0] == offset:
             return found
         while self.doomed and not (self.erased or self._ended):
-            await self._change()
+            await self.change()
         if self.erased or self._ended:
             return []
         first = self.begin if offset < self.begin else found[0][0] if found else self.first

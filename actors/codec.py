@@ -9,6 +9,7 @@ import pickle
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import cloudpickle
@@ -182,6 +183,9 @@ def encode_arguments(
     """
     if not kwargs and all(map(_is_scalar, args)):
         return _plain.encode(args)
+    with suppress(Exception):  # what is wrong is told below, where they are encoded one by one
+        if not kwargs and all(is_plain(arg) or fits(i, arg) for i, arg in enumerate(args)):
+            return _plain.encode(args)
     positional = [
         msgspec.Raw(_encode_argument(f"{where}: argument {i + 1}", arg, i, fits)) for i, arg in enumerate(args)
     ]

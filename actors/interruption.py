@@ -21,13 +21,15 @@ GRACE: Final = 5.0
 class Interruption:
     """Whether a turn was interrupted, and has heard of it."""
 
-    __slots__ = ("_at", "_heard", "_over", "_task", "reason", "rollback")
+    __slots__ = ("_at", "_heard", "_over", "_task", "handler", "reason", "rollback")
 
     def __init__(self) -> None:
         self.reason: str | None = None
         """Why it was interrupted; None: it was not."""
         self.rollback = False
         """Whether nothing of the turn is to stay, whatever its handler makes of the interruption."""
+        self.handler: Coroutine[Any, Any, Any] | None = None
+        """What listens, while it runs."""
         self._heard = False
         self._task: asyncio.Task[Any] | None = None
         self._over = False
@@ -99,7 +101,7 @@ class Interruption:
         """
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
+        self._task, self.handler = task, handler
         if at_once:
             self.deliver()
         value: Any = None
@@ -124,7 +126,7 @@ class Interruption:
                 except BaseException as other:
                     error = other
         finally:
-            self._over, self._task = True, None  # a task holds its context, and that the turn
+            self._over, self._task, self.handler = True, None, None  # a task holds its context, and that the turn
 
 
 @types.coroutine

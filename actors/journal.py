@@ -335,7 +335,8 @@ class Journal:
             await _close(source)
         for writer in self.writers:
             await writer.flush()
-        if self._unused and self._turn.park_for is None and not self._turn.interrupted:
+        stopped = self._turn.interrupted or not self._turn.activation.runs(self._turn)
+        if self._unused and self._turn.park_for is None and not stopped:
             raise self._mismatch("the handler ended without them")
 
     # -- names and rows ---------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class PendingCalls:
     ) -> None:
         self._loop = loop
         self._calls: dict[int, Call] = {}
-        self._deadlines = Deadlines(loop, self._expire)
+        self._deadlines: Deadlines[int] = Deadlines(loop, self._expire)
         self._on_close = on_close
         self._on_silence = on_silence
 

@@ -33,13 +33,15 @@ class Quick:
         """Whether nothing was told for long enough."""
         return now - self._since >= SLOW
 
+    def take(self) -> list[tuple[str, float]]:
+        """Their names and seconds."""
+        steps, self._steps = self._steps, []
+        return steps
+
     def tell(self, now: float) -> Told:
         """What there is to tell before anything else of the turn."""
         self._since = now
-        if not self._steps:
-            return ()
-        steps, self._steps = self._steps, []
-        return [{"event": "steps_finished", "steps": steps}]
+        return [{"event": "steps_finished", "steps": self.take()}] if self._steps else ()
 
 
 class Progress:

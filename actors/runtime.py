@@ -162,7 +162,9 @@ class Runtime:
         self._start(call)
         try:
             while True:
-                more, item = await call.next()
+                while not call.has_news:
+                    await call.news()
+                more, item = call.take()
                 if not more:
                     return
                 yield item
@@ -177,14 +179,21 @@ class Runtime:
         turn = current_turn.get(None)
         if turn is None or turn.address != ref.address:
             await self.ask(ref, PUBLISH, (channel, item), {})
-            return
-        where = f"{ref.address}/{channel}"
-        try:
-            payload = codec.encode(item)
-        except Exception as error:
-            raise SerializationFailed(f"{where}: {type(item).__name__} cannot be published: {error}") from error
-        self.check_size(payload, where)
-        await self._add_entry(turn, channel, ChannelItem("item", payload))
+        else:
+            await self.publish_own(turn, channel, (item,))
+
+    async def publish_own(self, turn: Turn | Lifecycle, channel: str, items: Iterable[object]) -> None:
+        """Add entries to a channel of the actor whose turn runs: as ``Channel.publish`` for each of them."""
+        where = f"{turn.address}/{channel}"
+        entries = []
+        for item in items:
+            try:
+                payload = codec.encode(item)
+            except Exception as error:
+                raise SerializationFailed(f"{where}: {type(item).__name__} cannot be published: {error}") from error
+            self.check_size(payload, where)
+            entries.append(ChannelItem("item", payload))
+        await self._add_entries(turn, channel, entries)
 
     async def close_channel(self, ref: ActorRef, channel: str) -> None:
         """See ``Channel.close``."""
@@ -192,15 +201,15 @@ class Runtime:
         if turn is None or turn.address != ref.address:
             await self.ask(ref, CLOSE, (channel,), {})
         else:
-            await self._add_entry(turn, channel, ChannelItem("closed", CLOSED))
+            await self._add_entries(turn, channel, [ChannelItem("closed", CLOSED)])
 
-    async def _add_entry(self, turn: Turn | Lifecycle, channel: str, entry: ChannelItem) -> None:
-        """An entry of the actor's own: part of the commit of the turn that runs, if one does."""
+    async def _add_entries(self, turn: Turn | Lifecycle, channel: str, entries: list[ChannelItem]) -> None:
+        """Entries of the actor's own: part of the commit of the turn that runs, if one does."""
         durable = turn.activation.durable_side
         check_public(turn.address, channel)
         log = durable.channel(channel)
         check_may("publish")
-        closing = entry.kind == "closed"
+        closing = entries[-1].kind == "closed"
         if isinstance(turn, Turn) and turn.gathers:
             if turn.has_closed(channel):
                 if not closing:
@@ -209,13 +218,14 @@ class Runtime:
             if not closing:
                 log.check_open(turn.address, turn)
             log.hold(turn)
-            entry.turn = turn.request.message_id
-            turn.gathered.items.setdefault(channel, []).append(entry)
+            for entry in entries:
+                entry.turn = turn.request.message_id
+            turn.gathered.items.setdefault(channel, []).extend(entries)
             return
         if not closing:
             log.check_open(turn.address)
         effects = Effects()
-        effects.items[channel] = [entry]
+        effects.items[channel] = entries
         await self.apply(turn.activation, durable.apart(effects))
 
     async def set_reminder(

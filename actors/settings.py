@@ -27,5 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often a call is sent again when the silo that had it was lost, before ``ConnectionLost``."""
     reconnect_grace: float = 5.0
     """How long a client whose link is gone has to ask again before what it tied to itself is interrupted."""
+    interrupt_patience: float = 10.0
+    """After how long a turn that was interrupted and goes on is reported."""
     max_adoptions: int = 3
     """How often a message is started again whose silo was lost while it ran, before it is parked."""

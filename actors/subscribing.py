@@ -68,7 +68,11 @@ async def _pages(
 ) -> AsyncIterator[list[tuple[int, ChannelItem]]]:
     """The entries as they come; ends when the channel or the activation does."""
     offset = log.begin if after is None else after + 1
-    while await log.wait(offset):
+    while True:
+        while log.lacks(offset):
+            await log.change()
+        if not log.may_give(offset):
+            return
         try:
             entries = await log.read(store, address, offset)
         except OffsetGone as gone:

@@ -1,7 +1,6 @@
 """One message being handled: a turn, or a call in the read-only or control lane."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -291,7 +290,7 @@ class Turn:
         return self._interruption
 
     def interrupt(self, reason: str, *, rollback: bool = False) -> bool:
-        """Stop it, now or as soon as it begins. Whether it will hear of it: not so if its handler has ended."""
+        """Stop it, see ``Activation.stop``. Whether it will hear of it: not so if its handler has ended."""
         now = self.activation.runtime.loop.time()
         return not self.ended and self.interruption.request(reason, now, rollback=rollback)
 
@@ -319,6 +318,10 @@ class Turn:
     def untold(self) -> Told:
         """What the channel of turns was not told yet of its steps."""
         return self._journal.quick.tell(self.activation.runtime.loop.time()) if self._journal is not None else ()
+
+    def take_untold(self) -> list[tuple[str, float]]:
+        """The same, to be told with its end."""
+        return self._journal.quick.take() if self._journal is not None else []
 
     @property
     def journaled(self) -> list[bytes]:
@@ -500,7 +503,7 @@ class Turn:
     async def _pump(self, items: AsyncGenerator[Any, None]) -> None:
         """Send the items while the reader has room for them. A reader that left stops nothing."""
         unread = 0
-        async with contextlib.aclosing(items):
+        try:
             async for item in items:
                 if self._read_by_nobody():
                     unread += 1
@@ -512,6 +515,8 @@ class Turn:
                 if not self._read_by_nobody() and self.activation.runtime.may_act():
                     self.credit -= item_cost(payload)
                     self.origin.send(Item(self.request.id, payload))
+        finally:
+            await items.aclose()
 
     def _read_by_nobody(self) -> bool:
         return self.left or self.request.mode is not Mode.STREAM

@@ -70,6 +70,8 @@ class TurnLog:
         if isinstance(answer, Failure):
             if answer.error == TurnInterrupted.__name__:
                 found: dict[str, Any] = {"event": "interrupted", "reason": turn.interruption.reason or ""}
+                if turn.rolls_back:
+                    found["rolled_back"] = True
             else:
                 error = {"type": answer.type_name or answer.error, "message": answer.message or answer.text}
                 found = {"event": "failed", "error": error}
@@ -123,7 +125,9 @@ class TurnLog:
             name: [[begin.get(name, floor), end]] for name, end in self.heads().items() if end > begin.get(name, floor)
         }
         seconds = max(at - run.at, 0.0) if run is not None else 0.0
-        self.tell(turn, put, turn.untold, at)
+        steps = turn.take_untold()
+        if steps:
+            found["steps"] = steps
         self._tell(turn, put, {**found, "at": at, "seconds": seconds, "published": published})
 
     def _tell(self, turn: "Turn", put: dict[bytes, bytes], what: dict[str, Any]) -> None:

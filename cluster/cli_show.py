@@ -55,6 +55,8 @@ def _print(found: dict[str, Any]) -> None:
     _print_section("reminders", ("NAME", "DUE", "EVERY"), reminders)
     channels = [(row["name"], str(row["first"]), str(row["next"])) for row in found["channels"]]
     _print_section("channels", ("NAME", "FIRST", "NEXT"), channels)
+    signals = [(row["name"], local_time(row["at"]), one_line(row["value"])) for row in found["signals"]]
+    _print_section("signals that wait to be taken", ("NAME", "CAME", "VALUE"), signals)
     if found.get("cut"):
         typer.echo("There is more than fits into one answer.")
 
@@ -95,6 +97,8 @@ def print_steps(steps: list[dict[str, Any]], *, indent: int = 0) -> None:
             status = f"{status}, {step['deltas']} deltas"
         elif "result" in step:
             result = one_line(step["result"])
+        elif step.get("until"):
+            result = f"until {local_time(step['until'])}"
         if "error" in step:
             result = step["error"].split("\n")[0]
         rows.append((step["name"], status, step.get("function", "-"), result))

@@ -18,6 +18,7 @@ from actors.address import listed, parse_address
 from actors.channel_log import read_items
 from actors.envelope import Mode, Request
 from actors.errors import ClusterUnavailable, Rejected, UnknownActorType
+from actors.journal import shown_path
 from actors.ports import COLD, Store
 from actors.records import (
     BESIDE,
@@ -29,14 +30,18 @@ from actors.records import (
     OUTBOX,
     PARKED,
     REMINDER,
+    SIGNAL,
     ChannelHead,
     Deltas,
     Finished,
     Parked,
     Pending,
     Raised,
+    Read,
     Reminder,
+    Signal,
     Started,
+    Waiting,
 )
 from actors.runtime import Runtime
 from cluster.etcd import EtcdClient
@@ -52,7 +57,6 @@ PAGE: Final = 50
 
 _REREADS = 5
 _ROW = 400  # about what the names and numbers of a row take in an answer
-_INSIDE = "\x1e"  # in the path of a step that was called by another one
 _LARGE = {"$omitted": "a large value"}
 
 
@@ -163,13 +167,16 @@ async def _steps(
     """The journaled steps of each message, by its number; in the order in which they were called."""
     found: dict[bytes, dict[str, dict[str, Any]]] = {}
     for key, value in rows:
+        row = records.journal_rows.decode(value)
+        if isinstance(row, Read):
+            continue  # it tells which message was read where, and of no step
         number, (path, _, _) = key[1:17], key[17:].partition(b"\0")
         steps = found.setdefault(number, {})
-        name = path.decode().replace(_INSIDE, " > ")
+        name = shown_path(path.decode())
         if name not in steps and not room.row():
             continue
         step = steps.setdefault(name, {"name": name, "status": "streaming"})
-        match records.journal_rows.decode(value):
+        match row:
             case Started(function, elapsed):
                 step |= {"status": "started", "function": function, "elapsed": elapsed}
             case Finished(function, elapsed, payload):
@@ -179,6 +186,9 @@ async def _steps(
             case Raised(function, elapsed, failure):
                 step |= {"status": "failed", "function": function, "elapsed": elapsed}
                 step["error"] = room.text(failure.text)
+            case Waiting(function, elapsed, deadline):
+                until = _time(deadline) if deadline != math.inf else None
+                step |= {"status": "waiting", "function": function, "elapsed": elapsed, "until": until}
             case Deltas(deltas):
                 step["deltas"] = step.get("deltas", 0) + len(deltas)
     return {
@@ -285,14 +295,15 @@ class Inspector:
         outbox: list[dict[str, object]] = []
         reminders: list[dict[str, object]] = []
         channels: list[dict[str, object]] = []
+        signals: list[dict[str, object]] = []
         steps = await _steps(self._store, address, (row for row in rows if row[0][:1] == JOURNAL), room)
         for key, value in rows:
             kind, rest = key[:1], key[1:]
-            if kind not in (MESSAGE, PARKED, OUTBOX, REMINDER, CHANNEL) or not room.row():
+            if kind not in (MESSAGE, PARKED, OUTBOX, REMINDER, CHANNEL, SIGNAL) or not room.row():
                 continue
             if kind == MESSAGE:
                 message = msgspec.msgpack.decode(value, type=Pending)
-                described = _message(message.request, room, adoptions=message.adoptions)
+                described = _message(message.request, room, adoptions=max(message.adoptions, 0))
                 queued.append({**described, "steps": steps.get(rest, [])})
             elif kind == PARKED:
                 described = _parked(msgspec.msgpack.decode(value, type=Parked), room)
@@ -304,10 +315,21 @@ class Inspector:
                 reminder = msgspec.msgpack.decode(value, type=Reminder)
                 due = {"due": _time(reminder.due), "every": reminder.every or None}
                 reminders.append({"name": rest.decode(), **due})
+            elif kind == SIGNAL:
+                signal = msgspec.msgpack.decode(value, type=Signal)
+                said = room.value(signal.value, len(signal.value))
+                signals.append({"name": rest.partition(b"\0")[0].decode(), "at": _time(signal.at), "value": said})
             else:
                 head = msgspec.msgpack.decode(value, type=ChannelHead)
                 channels.append({"name": rest.decode(), "first": head.first, "next": head.next})
-        return {"queued": queued, "parked": parked, "outbox": outbox, "reminders": reminders, "channels": channels}
+        return {
+            "queued": queued,
+            "parked": parked,
+            "outbox": outbox,
+            "reminders": reminders,
+            "channels": channels,
+            "signals": signals,
+        }
 
     async def channel(self, question: ChannelQuestion) -> dict[str, object]:
         """Some entries of a channel as ``[offset, kind, value]``, and the offset that the next one will have."""

@@ -22,6 +22,7 @@ from actors.ports import Directory, Store
 from actors.ref import Caller, close_caller, current_caller, open_caller
 from actors.runtime import Runtime, actor_types
 from actors.settings import Settings
+from actors.watchdog import LoopWatch
 from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
@@ -127,6 +128,7 @@ class Silo:
         self._drain_limit = drain_limit
         self._settings = settings or Settings()
         self._runtime: Runtime | None = None
+        self._loop_watch: LoopWatch | None = None
         self._transport: GrpcTransport | None = None
         self._store: Store | None = None
         self._etcd: EtcdClient | None = None
@@ -252,6 +254,8 @@ class Silo:
             clock=SystemClock(),
             settings=self._settings,
         )
+        self._loop_watch = LoopWatch(asyncio.get_running_loop(), directory.silo)
+        self._loop_watch.start()
         for actor_type in self._runtime.types.values():
             if callable(actor_type.options.placement):
                 self._placement.functions[actor_type.name] = actor_type.options.placement
@@ -462,6 +466,8 @@ class Silo:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._loop_watch is not None:
+            self._loop_watch.stop()
         if self._runtime is not None:
             close_caller(self._runtime)
             await self._runtime.close()

@@ -31,6 +31,24 @@ class ServerConfig(uvicorn.Config):
     gateway: GatewayOptions
 
 
+# uvicorn's connections have three deques, of 700 bytes each, for what an idle one never needs.
+
+
+class _Pipeline(list[Any]):
+    """The requests that wait on a connection, as uvicorn handles them: at most ``_MOST_PIPELINED``."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: Any) -> None:
+        """Add the newest one."""
+        self.insert(0, item)
+
+
+def _slim(event: asyncio.Event) -> None:
+    """Let an event that was just made keep the one or two who wait for it in a list."""
+    event._waiters = []  # type: ignore[assignment]
+
+
 class HttpConnection(HttpToolsProtocol):
     """Refuses with problem details: what is no HTTP, heads over a limit, heads and bodies that come too slowly.
 
@@ -50,6 +68,7 @@ class HttpConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.pipeline = _Pipeline()  # type: ignore[assignment]
         self._limits = config.gateway
         self._stalls: StallGuard | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -72,6 +91,7 @@ class HttpConnection(HttpToolsProtocol):
             transport.close()
             return
         super().connection_made(transport)
+        _slim(self.flow._is_writable_event)
         self._stalls = StallGuard(transport, patience=self._limits.stall_timeout, rate=self._limits.min_rate)
         self._wait("head")
 
@@ -101,6 +121,7 @@ class HttpConnection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         in_head = self._begun
+        assert self.parser is not None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -199,7 +220,10 @@ class HttpConnection(HttpToolsProtocol):
             raise bad_request("a request has one Host header: a name or address, and perhaps a port")
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise Problem(429, "TooManyRequests", f"at most {_MOST_PIPELINED} requests may wait on one connection")
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            _slim(self.cycle.message_event)
         self._in_head = self._begun = False
 
     def on_body(self, body: bytes) -> None:

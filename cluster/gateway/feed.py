@@ -1,9 +1,7 @@
 """The live tail of one channel, read once for all who follow it on this silo."""
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -77,7 +75,7 @@ class Feed:
         self._runtime = runtime
         self._channel = channel
         self._room = room
-        self._entries: deque[tuple[Entry, int]] = deque()
+        self._entries: list[tuple[Entry, int]] = []
         self._size = 0
         self._task = asyncio.create_task(self._read())
 
@@ -90,10 +88,9 @@ class Feed:
         missing = self.end - first
         if missing <= 0:
             return []
-        held = len(self._entries)
-        if missing > held:
+        if missing > len(self._entries):
             return None
-        return [self._entries[number][0] for number in range(held - missing, held)]
+        return [entry for entry, _ in self._entries[-missing:]]
 
     def stop(self) -> None:
         """Read no more."""
@@ -103,8 +100,17 @@ class Feed:
     async def _read(self) -> None:
         try:
             while not self.over:
-                with contextlib.suppress(ConnectionLost, Timeout):  # the owner moved, died, or was silent for long
-                    await self._subscribe()
+                arguments = self._channel.name, self.end - 1
+                payloads = self._runtime.stream(self._channel._ref, SUBSCRIBE, arguments, {}, raw=True)
+                try:  # not in coroutines and contexts of their own: this is what each idle feed consists of
+                    async for payload in payloads:
+                        self._take(payload)
+                        if self.over:
+                            return
+                except (ConnectionLost, Timeout) as error:  # the owner moved, died, or was silent for long
+                    log.debug("%s/%s is followed anew: %s", *self.key, error)
+                finally:
+                    await payloads.aclose()  # type: ignore[attr-defined]
                 await asyncio.sleep(_PAUSE)
         except Exception as error:  # for who reads to raise
             if not isinstance(error, ActorError):
@@ -114,19 +120,12 @@ class Feed:
             self.over = True
             self._tell()
 
-    async def _subscribe(self) -> None:
-        """Read from the owner on, behind what has come; ends when the activation does."""
-        arguments = self._channel.name, self.end - 1
-        payloads = self._runtime.stream(self._channel._ref, SUBSCRIBE, arguments, {}, raw=True)
-        async with contextlib.aclosing(payloads) as entries:  # type: ignore[type-var]
-            async for payload in entries:
-                offset, kind, data, turn = _entries.decode(payload)
-                self._add(Entry(Event(offset, readable(data), kind, turn)), len(payload))
-                if kind == "closed":
-                    self.over = True
-                self._tell()
-                if self.over:
-                    return
+    def _take(self, payload: bytes) -> None:
+        offset, kind, data, turn = _entries.decode(payload)
+        self._add(Entry(Event(offset, readable(data), kind, turn)), len(payload))
+        if kind == "closed":
+            self.over = True
+        self._tell()
 
     def _add(self, entry: Entry, size: int) -> None:
         if entry.event.offset != self.end:  # what follows is not what came before: only "closed" may leave a gap
@@ -135,9 +134,11 @@ class Feed:
         self._entries.append((entry, size))
         self._size += size
         self.end = entry.event.offset + 1
-        room = self._room()
+        room, gone = self._room(), 0
         while self._size > room:  # one that is larger than the room is read from the store
-            self._size -= self._entries.popleft()[1]
+            self._size -= self._entries[gone][1]
+            gone += 1
+        del self._entries[:gone]
 
     def _tell(self) -> None:
         for follower in self.followers:

@@ -6,10 +6,12 @@ the owner, however many follow. A follower that falls behind what the feed has i
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from types import TracebackType
 from typing import Final, Self
 
 from actors.channel import Channel, Event
+from actors.deadlines import Deadlines
 from actors.errors import ClusterUnavailable, OffsetGone
 from actors.runtime import Runtime
 from cluster.gateway.feed import Entry, Feed
@@ -54,6 +56,11 @@ class Hub:
             raise _leaving()
         return runtime
 
+    @cached_property
+    def deadlines(self) -> "Deadlines[asyncio.Future[bool]]":
+        """Until when followers wait: a timer for each of them would take more memory, and time, than the rest."""
+        return Deadlines(asyncio.get_running_loop(), _expire)
+
     def join(self, follower: "Follower", channel: Channel, offset: int) -> Feed:
         """The feed of a channel, for a follower that has everything below the offset."""
         key = channel._ref.address, channel.name
@@ -78,6 +85,11 @@ class Hub:
     def _room(self) -> int:
         """The bytes of entries that each feed may keep in memory."""
         return max(_LEAST, min(_MOST, _TOTAL // max(len(self._feeds), 1)))
+
+
+def _expire(waiter: "asyncio.Future[bool]") -> None:
+    if not waiter.done():
+        waiter.set_result(False)
 
 
 def _leaving() -> ClusterUnavailable:
@@ -167,7 +179,17 @@ class Follower:
                 self.ended = found[-1].event.kind == "closed"
                 return found
             if self._feed is not None and not self._feed.has(self._first):
-                await self._wait(loop, until - loop.time())
+                left = until - loop.time()
+                if left <= 0:
+                    raise TimeoutError
+                waiter = self._waiter = loop.create_future()
+                slot = self._hub.deadlines.add(waiter, left)
+                try:
+                    if not await waiter:
+                        raise TimeoutError
+                finally:
+                    self._hub.deadlines.discard(waiter, slot)
+                    self._waiter = None
 
     async def _found(self) -> list[Entry]:
         """What can be passed on without waiting; nothing where something has to be looked at again."""
@@ -231,20 +253,3 @@ class Follower:
         self._end = head.next
         self.ended = head.closed and self._first >= head.next
         self.reborn = 0 < self._first == floor
-
-    async def _wait(self, loop: asyncio.AbstractEventLoop, left: float) -> None:
-        if left <= 0:
-            raise TimeoutError
-        waiter = self._waiter = loop.create_future()
-        timer = loop.call_later(left, self._expire, waiter)
-        try:
-            if not await waiter:
-                raise TimeoutError
-        finally:
-            timer.cancel()
-            self._waiter = None
-
-    @staticmethod
-    def _expire(waiter: "asyncio.Future[bool]") -> None:
-        if not waiter.done():
-            waiter.set_result(False)

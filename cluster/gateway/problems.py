@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from actors import errors
+from actors.ports import StoreUnavailable
 
 _STATUS: Final[dict[type[Exception], HTTPStatus]] = {
     errors.UnknownActorType: HTTPStatus.NOT_FOUND,
@@ -71,6 +72,9 @@ def as_problem(error: Exception) -> Problem:
     """What a client is told of an error. What is no error of ours is said to be internal, without details."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, StoreUnavailable):
+        detail = "the store cannot be read now; try again"
+        return Problem(503, "ClusterUnavailable", detail, headers={"Retry-After": "1"})
     for kind in type(error).__mro__:
         status = _STATUS.get(kind)
         if status is not None:

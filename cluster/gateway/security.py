@@ -1,5 +1,7 @@
 """Headers that every response carries, and what browsers ask before they let a page of another origin in."""
 
+from collections.abc import Awaitable
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,11 +40,10 @@ class BrowserSecurity:
         if options.has_auth:
             self._own.append((b"vary", b"Authorization"))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """See ASGI. No coroutine of its own, which would be there for as long as the response takes."""
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         request = Headers(scope=scope)
 
         async def send_with_headers(message: Message) -> None:
@@ -60,13 +61,11 @@ class BrowserSecurity:
                 "Access-Control-Allow-Headers": _ALLOWED,
                 "Access-Control-Max-Age": "600",
             }
-            await Response(status_code=204, headers=preflight)(scope, receive, send_with_headers)
-            return
+            return Response(status_code=204, headers=preflight)(scope, receive, send_with_headers)
         problem = self._problem(method, request)
         if problem is not None:
-            await refuse(problem, scope, receive, send_with_headers)
-        else:
-            await self._app(scope, receive, send_with_headers)
+            return refuse(problem, scope, receive, send_with_headers)
+        return self._app(scope, receive, send_with_headers)
 
     def _problem(self, method: str, request: Headers) -> Problem | None:
         """What a browser is told that was led here by a page which has no business here."""

@@ -42,6 +42,9 @@ class Unannounced:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Unannounced) and other.name == self.name
 
+    def __repr__(self) -> str:
+        return f"Unannounced({self.name!r})"
+
     __hash__ = None  # type: ignore[assignment]
 
 

@@ -71,6 +71,11 @@ class Desk(Actor):
     async def sleep(self):
         self.deactivate()
 
+    @handler
+    async def decide(self):
+        await self.step("read", self._read, "it")
+        await self.wait_for("approval", timeout=timedelta(days=3))
+
     if os.environ.get("DESK") != "without file":
 
         @handler
@@ -327,6 +332,28 @@ async def test_a_tail_survives_the_silo_and_a_reader_that_has_had_enough(process
     )
     _, err = await shell.communicate()
     assert (shell.returncode, err) == (0, b"")
+
+
+async def test_show_tells_what_a_turn_waits_for_and_which_signals_wait(processes: Processes, desk: str) -> None:
+    silo = processes.silo("n1", "--store", "sqlite:///s.db", app=desk)
+    (ready,) = await silo.ready()
+    async with connect(ready["grpc"]) as client:
+        await actor_ref("desk-1").decide.send()
+        await actor_ref("desk-1").signal("other", {"yes": 1})
+
+        async def waits() -> bool:
+            (queued,) = (await show(client, "desk-1"))["queued"]
+            return [step["status"] for step in queued["steps"]] == ["finished", "waiting"]
+
+        await eventually("it waits", waits)
+        found = await show(client, "desk-1")
+        (printed,) = await processes.run_each(("show", "desk-1", "--connect", ready["grpc"]))
+    (queued,) = found["queued"]
+    assert queued["adoptions"] == 0
+    assert (queued["steps"][1]["name"], bool(queued["steps"][1]["until"])) == ("wait_for approval", True)
+    assert [(row["name"], row["value"]) for row in found["signals"]] == [("other", {"yes": 1})]
+    assert "wait_for approval" in ok(printed)
+    assert '{"yes": 1}' in ok(printed) or '{"yes":1}' in ok(printed)
 
 
 # -- parked ------------------------------------------------------------------------------------------------------------

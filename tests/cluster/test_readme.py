@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,13 @@ async def endpoint(process: asyncio.subprocess.Process) -> str:
     return found[1]
 
 
+def curl(*words: str) -> str:
+    """What curl would do, for a machine that has none."""
+    data = words[1].encode() if words[0] == "-d" else None
+    with urllib.request.urlopen(urllib.request.Request(words[-1], data), timeout=LIMIT) as response:
+        return str(response.read().decode())
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
@@ -110,10 +118,13 @@ def test_no_block_is_left_out() -> None:
     assert kinds == [
         ("A first actor", "python", ""),
         ("Work that survives", "python", ""),
+        ("Talk to what runs", "python", ""),
         ("A cluster on this machine", "python", "title=story.py"),
         ("A cluster on this machine", "console", ""),
         ("A cluster on this machine", "console", ""),
         ("A cluster on this machine", "python", ""),
+        ("Over HTTP", "console", ""),
+        ("Over HTTP", "console", ""),
         ("On three hosts", "console", ""),
     ]
 
@@ -134,6 +145,26 @@ async def test_the_work_that_survives(tmp_path: Path) -> None:
     assert await output(sys.executable, "pasted.py", cwd=tmp_path) == (
         "0 [tides 1]\n1 [tides 2]\n2 [tides 3]\n3 time for the review\n"
     )
+
+
+async def test_talking_to_what_runs(tmp_path: Path) -> None:
+    (tmp_path / "pasted.py").write_text(block("Talk to what runs", "python"))
+    assert await output(sys.executable, "pasted.py", cwd=tmp_path) == "stopped: that is enough\npaid 5\n"
+
+
+async def test_over_http(tmp_path: Path) -> None:
+    (tmp_path / "story.py").write_text(block("A cluster on this machine", "python", info="title=story.py"))
+    (dev,) = commands(block("Over HTTP", "console", 0))
+    # The usual ports may be another program's.
+    env = {"SILO_LISTEN": "127.0.0.1:0", "SILO_HTTP": f"127.0.0.1:{free_port()}"}
+    async with running(dev, tmp_path, **env) as process:
+        await endpoint(process)
+        asked = [
+            [word.replace("127.0.0.1:7480", env["SILO_HTTP"]) for word in command]
+            for command in commands(block("Over HTTP", "console", 1))
+        ]
+        said = [await asyncio.to_thread(curl, *command[1:]) for command in asked]
+        assert said == [str(len("Once upon a time")), '["Once upon a time"]']
 
 
 async def test_the_cluster_on_this_machine(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.cluster.waiting import eventually
 from tests.durable import faults
 
 _MOST_KILLS = 1000
-APPS = ("tests.durable.app", "tests.durable.programs")
+APPS = ("tests.durable.app", "tests.durable.programs", "tests.durable.talker")
 
 
 class Process:

@@ -19,14 +19,36 @@ from actors import records
 from actors.activation import Activation
 from actors.calls import ForwardedCall
 from actors.envelope import Envelope, Reply, Request
+from actors.journal import shown_path
 from actors.ports import Commit
-from actors.records import JOURNAL, MESSAGE, OUTBOX, Deltas, Done, Finished, Pending, Raised, Started
+from actors.records import (
+    INTERRUPT,
+    JOURNAL,
+    MESSAGE,
+    OUTBOX,
+    SIGNAL,
+    Deltas,
+    Done,
+    Finished,
+    Pending,
+    Raised,
+    Read,
+    Started,
+    Waiting,
+)
 from actors.runtime import Runtime
 from actors.turn import Turn
 from cluster.store import LocalStore, open_store
 
 FOLDER = "DURABLE_TEST_FOLDER"
-_ROWS: dict[object, str] = {Started: "start", Finished: "result", Raised: "error", Deltas: "deltas"}
+_ROWS: dict[object, str] = {
+    Started: "start",
+    Finished: "result",
+    Raised: "error",
+    Deltas: "deltas",
+    Waiting: "wait",
+}
+_OTHERS = {INTERRUPT: "interrupt", SIGNAL: "signal"}
 
 _reached: Counter[tuple[str, str]] = Counter()
 
@@ -93,8 +115,11 @@ def points_of(commit: Commit) -> list[str]:
                 found["adopt" if row.adoptions else f"inbox {row.request.handler or 'receive'}"] = None
             ends |= isinstance(row, Done)
         elif key[:1] == JOURNAL:
-            path = key[17:].partition(b"\0")[0].decode()
-            found[f"{_ROWS[type(records.journal_rows.decode(value))]} {path}"] = None
+            row = records.journal_rows.decode(value)
+            path = shown_path(key[17:].partition(b"\0")[0].decode())
+            found["read" if isinstance(row, Read) else f"{_ROWS[type(row)]} {path}"] = None
+        elif key[:1] in _OTHERS:
+            found[_OTHERS[key[:1]]] = None
     if ends:
         found["turn"] = None
     if any(key[:1] == OUTBOX for key in commit.drop):

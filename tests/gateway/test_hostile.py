@@ -6,6 +6,9 @@ from random import Random
 
 import pytest
 
+from actors.ports import StoreUnavailable
+from cluster import Silo
+from cluster.gateway import json_values
 from tests.gateway.http_client import Gateway, Response
 
 JSON = ("Content-Type", "application/json")
@@ -104,6 +107,46 @@ async def test_what_is_no_json_is_refused_and_appends_nothing(gateway: Gateway, 
     await gateway.put("j", "[1]", Content_Type="application/json")
     assert (await gateway.post("j", body, Content_Type="application/json")).status == 400
     assert (await gateway.get("j")).json == [1]
+
+
+@pytest.mark.parametrize("body", ["[0" + ",0" * 1000 + "]", "[" + "[[[[[]]]]]," * 250 + "0]", '[{"a":{"b":{}}}' * 400])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PUT", "stream/new"), ("POST", "stream/j"), ("POST", "stream/open-1/output"), ("POST", "actors/open-1/send"),
+     ("POST", "actors/open-1/ask/say"), ("POST", "actors/open-1/interrupt")],
+)  # fmt: skip
+async def test_json_of_too_many_values_is_refused_before_it_is_taken_apart(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: str
+) -> None:
+    """A body within the limit of bytes can hold values that take gigabytes, and minutes, to look at."""
+    await gateway.put("j", "[1]", Content_Type="application/json")
+    monkeypatch.setattr(json_values, "MOST_VALUES", 1000)
+    refused = await gateway(method, f"/v1/{path}", body, [JSON])
+    assert (refused.status, refused.json["type"]) == (413, "PayloadTooLarge")
+    assert (await gateway.get("j")).json == [1]
+
+
+@pytest.mark.parametrize("path", ["stream/open-1/output", "stream/s", "actors/open-1/events"])
+async def test_a_store_that_is_away_is_no_failure_of_the_silo(
+    silo: Silo, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    await gateway.put("s", "text", Content_Type="text/plain")
+
+    async def read(*_: object, **__: object) -> None:
+        raise StoreUnavailable("gone for a moment")
+
+    monkeypatch.setattr(silo.runtime.store, "read", read)
+    refused = await gateway("GET", f"/v1/{path}")
+    assert (refused.status, refused.json["type"], refused.headers["retry-after"]) == (503, "ClusterUnavailable", "1")
+
+
+async def test_an_append_to_a_channel_has_a_bounded_number_of_messages(gateway: Gateway) -> None:
+    refused = await gateway.post("open-1/output", "[0" + ",0" * 10_000 + "]", Content_Type="application/json")
+    assert (refused.status, refused.json["type"]) == (413, "PayloadTooLarge")
+    assert (await gateway.get("open-1/output")).json == []
+    assert (
+        await gateway.post("open-1/output", "[0" + ",0" * 9_999 + "]", Content_Type="application/json")
+    ).status == 204
 
 
 async def test_a_body_over_the_limit_is_refused_also_without_a_length(gateway: Gateway) -> None:

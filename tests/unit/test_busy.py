@@ -355,6 +355,8 @@ async def test_rollback_leaves_nothing_and_readers_are_told(start: Start, store:
         await soon(call)
     assert await soon(REF.words()) == ["instead"]
     assert await soon(shown(6)) == ["before", "from outside"]  # before, a, b, from outside; reset, from outside
+    told = (await soon(turns(2)))[1]
+    assert (told["event"], told["rolled_back"]) == ("interrupted", True)
     assert await rest(store) == set()
 
 

@@ -189,6 +189,12 @@ class Writer(Actor):
             raise
 
     @handler
+    async def late_step(self) -> None:
+        await self.world.wait()
+        await self.step("first", self.world.quick, "first")
+        await self.step("slow", self.world.body, "slow")
+
+    @handler
     async def tell(self, to: str) -> None:
         await self.step("tell", self._tell, to)
 
@@ -600,3 +606,43 @@ async def test_who_has_heard_of_it_may_wait_and_sleep(loop_time: LoopTime, start
     await until(lambda: not world.runtime.activations["writer-1"].durable_side.rows, "the turn ends")
     assert world.did == ["heard"]
     assert await store.read("writer-1", records.PARKED, records.CHANNEL, limit=1) == []
+
+
+async def test_a_turn_that_is_given_up_while_it_catches_up_is_not_parked(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    await soon(REF.late_step.send())
+    await soon(world.reached.wait())
+    world.hang.set()
+    world.hang = asyncio.Event()
+    await until(lambda: world.did == ["first", "slow begins"], "the second step begins")
+    world.runtime.vanish()
+    world.reached.clear()
+    world.boot()
+    await soon(REF.lines.send())
+    await soon(world.reached.wait())  # it has yet to come to its first step again ...
+    refusing = world.runtime.store
+    assert isinstance(refusing, ScriptedStore)
+    refusing.refusals.append(StoreUnavailable("disk full"))
+    await soon(REF.lines.send())  # ... when a commit fails, and the activation with it
+    world.hang.set()
+    assert await soon(REF.lines()) == []
+    rows = await store.read("writer-1", records.PARKED, records.CHANNEL, limit=9)
+    assert rows == []
+
+
+async def test_a_turn_that_is_stopped_while_it_catches_up_is_over(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    await soon(REF.late_step.send())
+    await soon(world.reached.wait())
+    world.hang.set()
+    world.hang = asyncio.Event()
+    await until(lambda: world.did == ["first", "slow begins"], "the second step begins")
+    world.runtime.vanish()
+    world.reached.clear()
+    world.boot()
+    await soon(REF.lines.send())
+    await soon(world.reached.wait())  # it has yet to come to its first step again
+    await soon(REF.interrupt("enough"))
+    assert await soon(REF.lines()) == []
+    assert await store.read("writer-1", records.JOURNAL, records.OUTBOX, limit=9) == []
+    assert await store.read("writer-1", records.PARKED, records.CHANNEL, limit=9) == []

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 APP = """
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from actors import Actor, ActorRef, Receipt, actor_ref, handler
 
@@ -22,7 +23,7 @@ class Story:
     text: str = ""
 
 
-class Session(Actor, idle_timeout=300):
+class Session(Actor, idle_timeout=300, on_busy="queue"):
     state: Story
 
     async def receive(self, message: str) -> int:
@@ -32,6 +33,13 @@ class Session(Actor, idle_timeout=300):
     async def write(self, prompt: str, *, loud: bool = False) -> str:
         self.state.text += prompt
         return prompt
+
+    @handler
+    async def decide(self) -> bool:
+        async for note in self.steering():
+            self.state.text += str(note)
+        approved: bool = await self.wait_for("approval", timeout=timedelta(days=3))
+        return approved or bool(await self.wait_for("other", 3))
 
     @handler(public=True)
     async def count(self) -> int:
@@ -83,6 +91,10 @@ async def use() -> None:
     reply = await session.ask("hello")
     with_options: str = await session.options(timeout=5, headers={"a": "b"}).write("x")
     patient: str = await session.options(timeout=None).write("x")
+    urgent: str = await session.options(on_busy="interrupt", cancel_with_caller=True).write("x")
+    was_running: bool = await session.interrupt("enough", message_id=message_id)
+    await session.signal("approval", {"yes": True})
+    await actor_ref("session-42").signal("approval")
     address: str = session.address
     key: str = session.key
     friend: Session = await session.introduce(Session.ref("43"))
@@ -93,6 +105,7 @@ async def use() -> None:
     async for anything in untyped.tokens.stream("x"):
         print(anything)
     await untyped.options(timeout=3).ask("x")
+    print(urgent, was_running)
     print(text, number, story, message_id, reply, with_options, patient, address, key, friend, again, shout)
     print({session: 1, untyped: 2})
 """
@@ -120,6 +133,8 @@ async def use() -> None:
     Session.ref(42)  # wrong
     actor_ref(42)  # wrong
     session.options(timeout="5")  # wrong
+    session.options(on_busy="wait")  # wrong
+    await session.signal()  # wrong
     await session.introduce("session-43")  # wrong
     print(number)
 

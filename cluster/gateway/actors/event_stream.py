@@ -1,7 +1,6 @@
 """Server-sent events as an ASGI response that costs little while nothing happens."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -31,7 +30,7 @@ class EventStream(Response):
 
     def __init__(self, frames: AsyncGenerator[bytes, None], *, headers: Mapping[str, str] = NO_HEADERS) -> None:
         super().__init__(headers={**HEADERS, **headers})
-        del self.headers["content-length"]
+        self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,9 +41,11 @@ class EventStream(Response):
         assert task is not None
         watching = asyncio.create_task(_cancel_at_the_end(task, receive))
         try:
-            async with contextlib.aclosing(self._frames):
+            try:
                 async for frame in self._frames:
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
+            finally:
+                await self._frames.aclose()
             await send({"type": "http.response.body", "body": b""})
         except asyncio.CancelledError:
             if not watching.done():

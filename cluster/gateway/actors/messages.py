@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.errors import UnknownHandler
+from actors.errors import NotAuthorized, UnknownHandler
 from actors.ref import ActorRef, Options
 from actors.runtime import Runtime
 from cluster.gateway.problems import bad_request
@@ -12,7 +12,10 @@ from cluster.gateway.problems import bad_request
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One message. ``handler`` "" is receive, which takes exactly one argument. ``timeout`` in seconds."""
+    """One message. ``handler`` "" is receive, which takes exactly one argument. ``timeout`` in seconds.
+
+    Raises ``NotAuthorized`` for a handler that actors have of themselves.
+    """
 
     address: str
     handler: str = ""
@@ -20,6 +23,10 @@ class Message:
     kwargs: Mapping[str, object] = field(default_factory=dict)
     timeout: float | None = None
     idempotency_key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.handler.startswith("$"):  # also those that other parts of the gateway call: they check what they send
+            raise NotAuthorized(f"{self.address}: {self.handler!r} cannot be called from outside of the cluster")
 
     async def send(self, runtime: Runtime) -> str:
         """Return its id once it is accepted. Raises an ``ActorError``."""

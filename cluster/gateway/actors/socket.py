@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
+import msgspec
 from starlette.types import Receive, Send
 
 from actors import actor_ref
@@ -134,7 +135,7 @@ class Socket:
             if problem.status == 400:
                 self._ending = 1007, "frames are JSON"
                 return
-            await self._fail(None, problem)
+            await self._fail(id_of(msgspec.json.decode(text)), problem)
             return
         try:
             await self._start(read_frame(value))

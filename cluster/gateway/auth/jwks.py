@@ -6,6 +6,7 @@ import http.client
 import logging
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +88,8 @@ class Jwks:
     async def _replace(self) -> None:
         self._next_look = time.monotonic() + self._cooldown
         try:
-            self._keys = KeySet.read(await asyncio.to_thread(_fetch if self._is_url else _load, self._source))
+            read = partial(_fetch if self._is_url else _load, self._source)
+            self._keys = KeySet.read(await asyncio.to_thread(read))
             self._problem = ""
         except (OSError, ValueError, http.client.HTTPException) as error:
             self._problem = str(error)
@@ -104,8 +106,10 @@ def _load(path: str) -> bytes:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Whoever may answer for the publisher shall not send us elsewhere, above all not to where nothing is encrypted."""
 
-    def redirect_request(self, *_: object) -> None:
-        return None
+    def redirect_request(
+        self, req: object, fp: object, code: object, msg: object, headers: object, newurl: object
+    ) -> None:
+        """See ``HTTPRedirectHandler``."""
 
 
 def _fetch(url: str) -> bytes:

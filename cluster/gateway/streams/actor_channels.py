@@ -22,7 +22,7 @@ from actors.runtime import Runtime
 from cluster.gateway.auth import grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.hub import Hub
-from cluster.gateway.json_values import read_json
+from cluster.gateway.json_values import check_count, read_json
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
 from cluster.gateway.streams import json_mode
@@ -37,6 +37,7 @@ from cluster.gateway.streams.stream_headers import headers_of, live_of, offset_o
 from cluster.gateway.streams.stream_state import CLOSED, DATA, GONE, Appended, Entry, Lifetime, View
 
 _AT_ONCE = 256
+_MOST_MESSAGES: Final = 10_000  # of one append: each is an entry, and they are committed together
 _METHODS: Final = "GET, HEAD, POST, OPTIONS"
 
 
@@ -119,12 +120,16 @@ def _values(body: bytes) -> list[object]:
     """The messages of a body; none if there is none. Raises ``Problem``."""
     if not body:
         return []
+    check_count(body)
     try:
         messages = json_mode.split(body)
     except ValueError as error:
         raise bad_request(str(error)) from None
     if not messages:
         raise bad_request("an empty array appends nothing")
+    if len(messages) > _MOST_MESSAGES:
+        detail = f"an append to a channel has at most {_MOST_MESSAGES} messages; append in parts"
+        raise Problem(413, "PayloadTooLarge", detail)
     return [read_json(message) for message in messages]
 
 

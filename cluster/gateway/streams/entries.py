@@ -1,14 +1,15 @@
 """Reading the entries of a stream: what is stored straight from the store, what comes from its actor."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
 from actors import Event, actor_ref
 from actors.channel_log import read_items
 from actors.ports import Store
+from cluster.gateway.feed import Entry as News
 from cluster.gateway.hub import Follower, Hub
 from cluster.gateway.streams.stream_state import LOG, Entry, Segment, View
 
@@ -66,16 +67,16 @@ class Tail:
         """The entry that an event of the channel tells of; None for one that tells of none."""
         return tuple(event.data) if event.kind == "item" else None
 
-    async def next(self, timeout: float) -> list[Entry]:
-        """The entries that have come, at least one.
+    def news(self, timeout: float) -> Coroutine[Any, Any, list[News]]:
+        """What has come, for ``told``; no coroutine of its own, as there is one for each idle reader.
 
         Raises ``TimeoutError``; ``EOFError`` when the stream is gone; ``ClusterUnavailable`` when the silo leaves.
         """
-        while True:
-            came = await self._follower.entries(timeout)
-            entries = [entry for one in came if (entry := self.entry(one.event)) is not None]
-            if entries:
-                return entries
+        return self._follower.entries(timeout)
+
+    def told(self, came: Sequence[News]) -> list[Entry]:
+        """The entries that are told of; none if that was something else."""
+        return [entry for one in came if (entry := self.entry(one.event)) is not None]
 
 
 class Source(Protocol):

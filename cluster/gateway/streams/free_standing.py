@@ -10,8 +10,10 @@ from starlette.responses import Response
 from actors.ports import Store
 from cluster.gateway.auth import grant_of
 from cluster.gateway.body import read_body
+from cluster.gateway.json_values import check_count
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
+from cluster.gateway.streams import json_mode
 from cluster.gateway.streams.appender import PATIENCE, Appender
 from cluster.gateway.streams.entries import StreamSource
 from cluster.gateway.streams.live import LiveReader
@@ -63,6 +65,8 @@ class Streams:
     async def _create(self, request: Request, path: str, stream: Stream) -> Response:
         body = await read_body(request, self._options.max_body)
         wanted = creation_of(path, headers_of(request), body)
+        if json_mode.is_json(wanted.content_type) or wanted.fork is not None:
+            check_count(body)
         if wanted.fork is not None:
             source = path_of_reference(request.headers["stream-forked-from"])
             grant_of(request).check("read", *resources(source))
@@ -77,6 +81,8 @@ class Streams:
 
     async def _append(self, request: Request, path: str) -> Response:
         write = write_of(headers_of(request), await read_body(request, self._options.max_body))
+        if json_mode.is_json(write.content_type):
+            check_count(write.body)
         return response_to(write, await self._appender.append(path, write))
 
     async def _read(self, request: Request, source: StreamSource, stream: Stream) -> Response:

@@ -29,7 +29,9 @@ def split(body: bytes) -> list[bytes]:
         value = msgspec.json.decode(body)
         if isinstance(value, list):
             return [bytes(raw) for raw in _messages.decode(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the body is not JSON: {error}") from None
     return [body.strip()]
 

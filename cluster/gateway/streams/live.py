@@ -55,7 +55,9 @@ class LiveReader:
     async def _next_page(self, source: Source, page: Page, timeout: float) -> Page:
         async with source.tail(page.view, self._hub) as tail:
             try:
-                return _grown(page, await tail.next(timeout))
+                while not (entries := tail.told(await tail.news(timeout))):
+                    pass
+                return _grown(page, entries)
             except (TimeoutError, ClusterUnavailable):
                 return page
             except EOFError:
@@ -86,10 +88,12 @@ class LiveReader:
             async with source.tail(view, self._hub) as tail:
                 while (left := end - time.monotonic()) > 0:
                     try:
-                        page = _grown(page, await tail.next(min(left, HEARTBEAT)))
+                        entries = tail.told(await tail.news(min(left, HEARTBEAT)))
                     except TimeoutError:
                         yield COMMENT
-                    else:
+                        continue
+                    if entries:
+                        page = _grown(page, entries)
                         yield _frames(page, cursor)
                         if page.closed:
                             return

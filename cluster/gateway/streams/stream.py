@@ -1,9 +1,13 @@
 """A free-standing stream as an actor: each operation is a turn, so that one commit holds all of its effects."""
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
+
 from actors import Actor, ActorError, actor_ref, handler
+from actors.context import current_turn
 from actors.producers import Producer, judge
 from cluster.gateway.streams import json_mode
 from cluster.gateway.streams.entries import read_entries
@@ -17,6 +21,7 @@ from cluster.gateway.streams.stream_state import (
     Appended,
     Code,
     Creation,
+    Entry,
     Lifetime,
     Outcome,
     Segment,
@@ -29,6 +34,7 @@ RESERVE_LIMIT = 10.0
 _EXPIRY = "expiry"
 _EARLIEST = 0.05  # seconds
 _SLIDES = 16  # a sliding window is stored again when this part of it has passed
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class _Origin(NamedTuple):
@@ -90,13 +96,16 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         refused = await self._check_exists()
         if refused is not None:
             return [Appended(refused.code, detail=refused.detail)] * len(writes)
-        outcomes = [await self._append(write) for write in writes]
-        if any(outcome.code == "ok" for outcome in outcomes):
+        entries: list[Entry] = []
+        outcomes = [self._append(write, entries) for write in writes]
+        if entries:
+            await self._publish(entries)
             self._use()
             await self._tell_watchers()
         return outcomes
 
-    async def _append(self, write: Write) -> Appended:
+    def _append(self, write: Write, entries: list[Entry]) -> Appended:
+        """What comes of a write; if it is good, its entry is one more of those that are to be published."""
         state, body = self.state, b""
         if state.closed:
             return self._to_closed(write)
@@ -118,7 +127,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
             if state.seq is not None and write.seq.encode() <= state.seq.encode():
                 return self._appended("conflict", detail=f"Stream-Seq must be above {state.seq!r}")
             state.seq = write.seq
-        await self._publish(body, close=write.close)
+        entries.append(self._next_entry(body, close=write.close))
         if write.producer is None:
             return self._appended("ok")
         name, epoch, seq = write.producer
@@ -183,20 +192,29 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         state.born, state.generation, state.next = origin.born, origin.generation, origin.position
         state.segments = [*origin.inherited, Segment(self.address, origin.position, self._end_of_log())]
         state.fork = wanted.fork
+        entries: list[Entry] = []
         if origin.prefix:
-            await self._publish(origin.prefix, close=False)
+            entries.append(self._next_entry(origin.prefix, close=False))
         if body or wanted.close:
-            await self._publish(body, close=wanted.close)
+            entries.append(self._next_entry(body, close=wanted.close))
+        if entries:
+            await self._publish(entries)
         self._use()
         await self._plan_expiry()
         await actor_ref(index_address(state.path)).added.send(state.path, time.time())
         await self._tell_watchers()
 
-    async def _publish(self, data: bytes, *, close: bool) -> None:
+    def _next_entry(self, data: bytes, *, close: bool) -> Entry:
+        """An entry at the end of the stream; the state has it from now on."""
         state = self.state
-        await self.channel(LOG).publish([state.next, data, CLOSED if close else DATA])
+        entry = state.next, data, CLOSED if close else DATA
         state.next += bool(data)
         state.closed = close
+        return entry
+
+    async def _publish(self, entries: Iterable[Entry]) -> None:
+        turn = current_turn.get()
+        await self._activation.runtime.publish_own(turn, LOG, (msgspec.Raw(_encode(entry)) for entry in entries))
 
     def _view(self) -> View:
         state = self.state
@@ -304,7 +322,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
     async def _end(self) -> None:
         if self.state.forks:
             self.state.deleted = True
-            await self.channel(LOG).publish([self.state.next, b"", GONE])
+            await self._publish([(self.state.next, b"", GONE)])
         else:
             await self._erase()
 

@@ -70,6 +70,29 @@ async def test_only_what_is_public_can_be_called_and_the_rest_is_not_told_apart(
     assert (await post(gateway, "closed-1/ask/hello")).json == "hello"
 
 
+@pytest.mark.parametrize("call", ["ask", "send"])
+async def test_the_own_handlers_of_actors_are_not_for_clients(gateway: Gateway, call: str) -> None:
+    """Appends come from outside, but through the streams, which check them: this name would spoil another channel."""
+    await post(gateway, "desk-1/ask/say", "x")
+    appended = {"args": ["output\0\0\0\0\0\0\0\0\0", ["forged"], False, None]}
+    refused = await post(gateway, f"desk-1/{call}/$append", appended)
+    assert (refused.status, refused.json["type"]) == (403, "NotAuthorized")
+    assert (await post(gateway, f"desk-1/{call}/%24append", appended)).status == 403
+    await post(gateway, "desk-1/ask/say", "y")
+    assert (await gateway.get("desk-1/output")).json == ["x", "y"]
+
+
+@pytest.mark.parametrize("value", ['{"a":' * 400 + "1" + "}" * 400, "[" * 600 + "]" * 600, "[" * 900 + "]" * 900])
+@pytest.mark.parametrize(
+    "path", ["actors/desk-1/send", "actors/desk-1/ask/say", "actors/desk-1/interrupt", "stream/desk-1/output"]
+)
+async def test_json_that_is_nested_too_deeply_is_told_so(gateway: Gateway, path: str, value: str) -> None:
+    refused = await gateway("POST", f"/v1/{path}", value, {"Content-Type": "application/json"})
+    assert (refused.status, refused.json["type"]) == (400, "BadRequest")
+    assert "nested too deeply" in refused.json["detail"]
+    assert (await gateway.get("desk-1/output")).json == []
+
+
 async def test_the_silo_that_hosts_the_type_decides_what_is_public(house: House) -> None:
     """The one that is asked does not know the class."""
     (_,) = await house.start("host", actors=[Desk, Closed])
