@@ -302,7 +302,7 @@ class Activation:
 
     def stop(self, turn: Turn, reason: str, *, rollback: bool = False) -> bool:
         """Interrupt a turn, wherever it is. Returns whether it will hear of that."""
-        if not turn.interruption.request(reason, self.runtime.loop.time(), rollback=rollback):
+        if not turn.interrupt(reason, rollback=rollback):
             return False
         watchdog.expect_end(self, turn)
         return True
@@ -552,5 +552,5 @@ class Activation:
         turn = self._turn
         if turn is None or turn.ended:  # its last commit is under way, and nothing of it may be stored behind that
             return
-        if self.durable is not None and turn.answerable:
+        if self.durable is not None and self.durable.inbox.holds(turn) and (turn.row or turn.answerable):
             await self.write(self.durable.give_back(turn))

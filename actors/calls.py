@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors import codec, failure
 from actors.envelope import Accepted, Credit, End, Envelope, Failure, Item, Mode, Reply, Request, item_cost
-from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, Timeout
+from actors.errors import ActorError, Busy, ClusterUnavailable, ConnectionLost, MailboxFull, Timeout
 from actors.handler import HandlerSpec
 from actors.ports import Link
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("actors")
 
 STREAM_CREDIT = 64
+_OF_NOW = (Busy.__name__, ClusterUnavailable.__name__, MailboxFull.__name__)
 
 
 class Call:
@@ -80,9 +81,10 @@ class AnswerCall(Call):
 
 
 def _honest(failed: Failure, request: Request) -> Failure:
-    """That the actor cannot be reached now says nothing about earlier attempts."""
-    if request.attempt and failed.error == ClusterUnavailable.__name__:
+    """That the actor cannot be reached now, or has no room, says nothing about earlier attempts."""
+    if request.attempt and not request.number and failed.error in _OF_NOW:  # what has a number is told apart for ever
         failed.error = ConnectionLost.__name__
+        failed.text += "; an earlier attempt may have run, or may run yet"
     return failed
 
 

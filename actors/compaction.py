@@ -86,11 +86,15 @@ class Compactor:
 
     def _discard(self, first: int) -> None:
         """What has an offset from ``first`` on was told in vain."""
+        resets: list[_Run] = []
         while self._runs and self._runs[-1].entry.offset >= first:
-            self._runs.pop()
+            run = self._runs.pop()
+            if run.entry.kind == "reset" and run.entry.data < first:  # it reaches further, into what the reader has
+                resets.insert(0, run)
         if self._runs:
             last = self._runs[-1]
             last.pieces = [piece for piece in last.pieces if piece[0] < first]
+        self._runs += resets
 
     def take(self) -> list[Entry]:
         """What was added, merged; from now on the reader has it."""

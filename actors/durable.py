@@ -275,7 +275,8 @@ class Durable:
             return
         put: dict[bytes, bytes] = {}
         for turn in [*self._asked_before(turns[-1]), *turns]:
-            self._put_message(put, turn)
+            if not turn.row:  # a request may be among both
+                self._put_message(put, turn)
         if await self._activation.write(self.compose(put=put)):
             for turn in turns:
                 turn.accepted()
@@ -355,7 +356,7 @@ class Durable:
     @property
     def _waits(self) -> bool:
         """Whether the oldest message waits for what is not there yet, and the others for that."""
-        if self.wait is None or self.wait.turn.interrupted:
+        if self.wait is None or self.wait.turn.interruption.pending:
             return False
         return not self.signals.has(self.wait.name)
 
@@ -423,6 +424,7 @@ class Durable:
         drop += turn.journaled or self._unread_journal(turn)
         self._settle_message(turn, answer, put, drop)
         for other, reply in steered:
+            other.ended = True
             self._then.append(partial(self.inbox.settled, other))
             self.turn_log.steered(other, put, into=turn.id, at=self._now())
             self._settle_message(other, reply, put, drop)

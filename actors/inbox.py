@@ -94,7 +94,7 @@ class Inbox:
         """The message is not taken: when it comes again it is new."""
         self.remove(turn)
         sender, number = turn.request.sender, turn.request.number
-        if number and self._pairs and self._pairs.get(sender) == number:
+        if number and not turn.row and self._pairs and self._pairs.get(sender) == number:
             self._pairs[sender] = self._before
 
     def remove(self, turn: "Turn") -> None:

@@ -7,7 +7,7 @@ cancellation that libraries know how to clean up after.
 
 import asyncio
 import types
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 from actors.errors import Interrupted
@@ -39,6 +39,11 @@ class Interruption:
     def pending(self) -> bool:
         """Whether the turn has yet to hear of it."""
         return self.reason is not None and not self._heard
+
+    @property
+    def heard(self) -> bool:
+        """Whether the turn knows that it was interrupted."""
+        return self.reason is not None and self._heard
 
     def note(self, reason: str, *, rollback: bool) -> None:
         """The turn was interrupted before it began, perhaps on another silo: it hears of it once it has caught up."""
@@ -86,10 +91,13 @@ class Interruption:
         )
 
     @types.coroutine
-    def listen(self, handler: Coroutine[Any, Any, T], *, at_once: bool) -> Generator[Any, Any, T]:
+    def listen(
+        self, handler: Coroutine[Any, Any, T], *, at_once: bool, goes_on: Callable[[], bool]
+    ) -> Generator[Any, Any, T]:
         """Await the handler; a cancellation that is an interruption reaches it as ``Interrupted``.
 
-        ``at_once``: also one that was noted before. Else that waits for ``deliver``.
+        ``at_once``: also one that was noted before. Else that waits for ``deliver``. ``goes_on``: whether the turn may
+        go on at all. Else a cancellation is its end, whoever wants to interrupt it besides.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -109,13 +117,16 @@ class Interruption:
                     value = yield waits_for
                 except asyncio.CancelledError as cancelled:
                     error = cancelled
-                    if self.pending:
+                    if self.pending and goes_on():
                         task.uncancel()
                         error = self._take()
+                except GeneratorExit:  # nobody runs it any more, and the handler may have gone before
+                    handler.close()
+                    raise
                 except BaseException as other:
                     error = other
         finally:
-            self._over, self.handler = True, None
+            self._over, self._task, self.handler = True, None, None  # a task holds its context, and that the turn
 
 
 @types.coroutine
@@ -135,6 +146,9 @@ def cancellable(body: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
                 value = yield waits_for
             except Interrupted as found:
                 interrupted, error = found, asyncio.CancelledError(str(found))
+            except GeneratorExit:  # as above
+                body.close()
+                raise
             except BaseException as other:
                 error = other
     except StopIteration as stop:

@@ -155,6 +155,7 @@ class Journal:
         if row is None:
             return await self._run(path, label, function, args, kwargs, once=once, retry=retry)
         if isinstance(row, Started):
+            await self._turn.interruption.check()  # then it was not the silo that ended it, or not alone
             raise StepInterrupted(
                 f"{self._turn.where}: step {_shown(path)} ({label}) was started once and its silo was lost before the "
                 "result was journaled; it may have had effects and is not run again"
@@ -283,13 +284,13 @@ class Journal:
         writer = StreamWriter(self._turn, self, self._key(path), channel, chunks=len(chunks))
         self.writers.append(writer)
         elapsed = self.elapsed()
+        self._turn.check_runs()
+        await self._turn.interruption.check()
         if chunks and resume is None:
-            writer.start_anew(chunks)
             self.reads.clear()
             if self._turn.steering is not None:
                 self._turn.steering.start_anew()
-        self._turn.check_runs()
-        await self._turn.interruption.check()
+            await writer.start_anew(chunks, self._streamed())
         source = start(*args) if not chunks or resume is None else resume(deltas, *args)
         progress.begin()
         try:
@@ -313,6 +314,17 @@ class Journal:
             if source in self._sources:
                 self._sources.remove(source)
             await _close(source)
+
+    def _streamed(self) -> set[int]:
+        """The offsets of what was published by streams that have not ended."""
+        open_streams = [chunks for path, chunks in self._loaded.items() if path not in self._recorded]
+        return {
+            chunk.offset + number
+            for chunks in open_streams
+            for chunk in chunks
+            if chunk.offset >= 0
+            for number in range(len(chunk.deltas))
+        }
 
     async def finish(self) -> None:
         """The handler is at its end: close what streams, and wait until what it streamed is durable.
@@ -372,9 +384,11 @@ class Journal:
     async def catch_up(self, path: str, label: str) -> None:
         """Before anything new is run: the code has to come to everything that was journaled, if only in parallel.
 
-        It is given the time that it took at first, and half as much again.
+        It is given the time that it took at first, and half as much again. Where it was interrupted it need not come
+        to everything; and what it did once it was interrupted it does again if it is told so where it was then.
         """
-        if not self._unused:
+        interruption = self._turn.interruption
+        if not self._unused or interruption.heard:
             return
         before = [row.elapsed for name in self._unused if (row := self._recorded.get(name)) is not None]
         left = max(before, default=0.0) * 1.5 + _PATIENCE - self.elapsed()
@@ -384,6 +398,7 @@ class Journal:
             async with asyncio.timeout(max(left, 0.0)):
                 await self._arrived.wait()
         except TimeoutError:
+            await interruption.check()
             raise self._mismatch(f"the code calls {label} as step {_shown(path)} instead") from None
 
     def _mismatch(self, what: str) -> JournalMismatch:
@@ -439,6 +454,7 @@ class Journal:
         write, offset = turn.activation.durable_side.journal(
             turn, put, drop=drop, effects=effects, publish=publish, messages=messages, tell=tell
         )
+        write.then.extend(message.accepted for message in messages)
         if not await turn.activation.write(write):
             raise asyncio.CancelledError(f"{turn.where}: the turn was given up")
         turn.check_runs()

@@ -51,13 +51,17 @@ class Steering:
             turn, value = message
             self.taken.append(turn)
             if self._journaled and self._looks not in self._recorded:
-                await self._turn.journal.write(
-                    {JOURNAL + self._turn.number + READ + b"%d" % self._looks: encode(Read(turn.request.message_id))},
-                    messages=[turn],
-                )
-                turn.accepted()
+                await self._record(turn)
             self._recorded.pop(self._looks, None)
             yield value
+
+    async def _record(self, message: "Turn") -> None:
+        row = {JOURNAL + self._turn.number + READ + b"%d" % self._looks: encode(Read(message.request.message_id))}
+        try:
+            await self._turn.journal.write(row, messages=[message])
+        except BaseException:  # the turn is interrupted: it has not seen the message
+            self.taken.remove(message)
+            raise
 
     def _look(self) -> "tuple[Turn, Any] | None":
         turn = self._turn

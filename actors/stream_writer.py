@@ -1,8 +1,10 @@
 """Journals the deltas of one streaming step while they come, in small group commits."""
 
 import asyncio
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from actors import rollback
 from actors.progress import Told
 from actors.records import ChannelItem, Deltas, JournalRow, encode
 
@@ -16,7 +18,7 @@ _MOST_WAITING = 256
 class StreamWriter:
     """Whatever has come while the last commit was under way goes into the next one, to the journal and the channel."""
 
-    __slots__ = ("_begins", "_chunk", "_drop", "_journal", "_key", "_log", "_reset", "_task", "_turn", "_waiting")
+    __slots__ = ("_begins", "_chunk", "_drop", "_journal", "_key", "_log", "_task", "_turn", "_waiting")
 
     def __init__(self, turn: "Turn", journal: "Journal", key: bytes, channel: str | None, *, chunks: int) -> None:
         self._turn = turn
@@ -26,7 +28,6 @@ class StreamWriter:
         self._begins = not chunks
         self._waiting: list[bytes] = []
         self._drop: list[bytes] = []
-        self._reset: list[ChannelItem] = []
         self._task: asyncio.Task[None] | None = None
         self._log = turn.activation.durable_side.channel(channel) if channel is not None else None
         if self._log is not None:
@@ -35,13 +36,20 @@ class StreamWriter:
             self._log.check_open(turn.address, turn)
             self._log.hold(turn)
 
-    def start_anew(self, chunks: list[Deltas]) -> None:
-        """Forget what was journaled; readers of the channel discard it, too."""
+    async def start_anew(self, chunks: list[Deltas], streamed: Collection[int]) -> None:
+        """Forget what was journaled; readers of the channel discard it, too.
+
+        ``streamed``: the offsets of what streams of the turn have published that have not ended. The rest stays.
+        """
         self._begins = True
-        self._drop = [self._chunk_key(number) for number in range(len(chunks))]
+        drop = [self._chunk_key(number) for number in range(len(chunks))]
         published = [chunk.offset for chunk in chunks if chunk.offset >= 0]
-        if published and self._log is not None:
-            self._reset = [ChannelItem("reset", encode(published[0]), turn=self._turn.request.message_id)]
+        if not published or self._log is None:
+            self._drop = drop
+            return
+        turn = self._turn
+        items = await rollback.start_anew(turn.activation, self._log, turn.id, published[0], streamed)
+        await self._journal.write({}, drop=drop, publish=(self._log.name, items))
 
     def _chunk_key(self, number: int) -> bytes:
         return self._key + b"\0" + number.to_bytes(4, "big")
@@ -80,15 +88,15 @@ class StreamWriter:
         put: dict[bytes, bytes] = {} if end is None else {self._key: encode(end)}
         drop, self._drop = self._drop, []
         message_id = self._turn.request.message_id
-        items, self._reset = [*self._reset, *(ChannelItem("item", delta, turn=message_id) for delta in deltas)], []
+        items = [ChannelItem("item", delta, turn=message_id) for delta in deltas]
         if deltas and self._begins:
-            items[-len(deltas)].begins, self._begins = True, False
+            items[0].begins, self._begins = True, False
         publish = (self._log.name, items) if self._log is not None and items and not self._log.closed else None
         if deltas:
-            put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset(len(items) - len(deltas))))
+            put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset()))
             self._chunk += 1
         await self._journal.write(put, drop=drop, publish=publish, tell=tell)
 
-    def _offset(self, ahead: int) -> int:
+    def _offset(self) -> int:
         """Where the first of the deltas will stand in the channel."""
-        return self._log.next + ahead if self._log is not None and not self._log.closed else -1
+        return self._log.next if self._log is not None and not self._log.closed else -1

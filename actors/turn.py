@@ -289,6 +289,11 @@ class Turn:
             self._interruption = Interruption()
         return self._interruption
 
+    def interrupt(self, reason: str, *, rollback: bool = False) -> bool:
+        """Stop it, see ``Activation.stop``. Whether it will hear of it: not so if its handler has ended."""
+        now = self.activation.runtime.loop.time()
+        return not self.ended and self.interruption.request(reason, now, rollback=rollback)
+
     @property
     def interrupted(self) -> bool:
         """Whether somebody has stopped it, at any time."""
@@ -373,6 +378,7 @@ class Turn:
         except Exception as error:  # of the engine: the turn must end all the same
             self._broken(error)
             return
+        self.ended = True
         if self._can_settle(state):
             self.activation.settle(self, answer)
         else:
@@ -400,6 +406,7 @@ class Turn:
         current_turn.set(self)
         try:
             answer, state = await self._call()
+            self.ended = True
             if self.park_for is not None:
                 await self.activation.park(self, self.park_for)
             elif self._can_settle(state):
@@ -425,7 +432,7 @@ class Turn:
         except SerializationFailed as error:
             self._log_if_unheard(error)
             return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
-        if self.interrupted and not self.recovered:  # while it waited: it need not begin
+        if self.interrupted and not (self.recovered or self._has_journal()):  # while it waited: it need not begin
             return self._failed(Interrupted(self.interruption.reason)), None
         result = None
         try:
@@ -435,7 +442,7 @@ class Turn:
                     work = self._pump(work)
                 if self.spec.lane is Lane.TURN:
                     at_once = not self._has_journal() or self.journal.caught_up
-                    result = await self.interruption.listen(work, at_once=at_once)
+                    result = await self.interruption.listen(work, at_once=at_once, goes_on=lambda: self.goes_on)
                 else:
                     result = await work
             finally:

@@ -5,7 +5,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from actors.durable import Write
-from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, OutcomeUnknown
+from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, Interrupted, OutcomeUnknown
 from actors.ports import Commit, Fenced, StoreUnavailable
 from actors.turn import Turn
 
@@ -26,7 +26,7 @@ async def write(activation: "Activation", write: Write, turn: Turn | None = None
         activation.durable.writes += 1
     try:
         await activation.runtime.store.commit(write.commit)
-    except asyncio.CancelledError:  # of who waits: the store goes on
+    except (asyncio.CancelledError, Interrupted):  # of who waits: the store goes on
         if not activation.gone:
             activation.runtime.spawn(_follow_up(activation, write))
         raise

@@ -20,6 +20,7 @@ EXCUSES = (
     "could not be stored",  # likewise
     "not accepted",  # likewise
     "cannot be read now",  # likewise
+    "asked not to wait",  # an earlier attempt may run yet
     "closed here",  # the silo of the calling turn has stopped
 )
 
@@ -49,7 +50,13 @@ class LiveChecks:
         self._one_owner(process, address, epoch, "commits")
         for key, value in commit.put.items():
             if key.startswith(PARKED):
-                self.parked.add(effect_of(msgspec.msgpack.decode(value, type=Parked)))
+                parked = msgspec.msgpack.decode(value, type=Parked)
+                self.parked.add(effect_of(parked))
+                if "does not fit the code" in parked.reason:
+                    self.history.violate(
+                        "a turn fits its journal", effect_of(parked), address=address, expected="the same steps",
+                        actual=parked.reason,
+                    )  # fmt: skip
         if commit.erase:
             self.erased.setdefault(address, []).extend(self.committed.pop(address, []))
         before = self.committed.get(address, [])
@@ -322,7 +329,7 @@ def check_order(history: History, effects: dict[str, list[str]], parked: set[str
             or not op.sender
             or op.id in parked
             or op.mode == "stream"
-            or kind_of(op.address) == "scrap"
+            or kind_of(op.address) in ("scrap", "pupil")  # what steers a turn overtakes what waits for its end
         ):
             continue
         before = last.get((op.sender, op.address))

@@ -24,6 +24,7 @@ from tests.simulation.brief import BRIEF, BriefReader, check_briefs
 from tests.simulation.checks import LiveChecks
 from tests.simulation.durable_work import Reminded
 from tests.simulation.history import History
+from tests.simulation.pupil import PUPIL
 from tests.simulation.readers import Reader
 from tests.simulation.store import SharedStore
 from tests.simulation.subjects import DURABLE, kind_of
@@ -71,6 +72,7 @@ class DurableChecks:
             for channel in ("output", "tale", "draft"):
                 self._check_channel(address, channel)
         self._check_publications()
+        self._check_toils()
         if not self.live.parked.intersection(self.history.work.briefs):
             check_briefs(self.history, self.store, self.live.effects(BRIEF), items_of)
         for reader in readers:
@@ -185,12 +187,26 @@ class DurableChecks:
         for op in self.history.ops.values():
             if op.mode != "publish":
                 continue
-            found = [item for _, item in items_of(self.store, op.address, "output")]
-            count = sum(msgspec.msgpack.decode(item.data) == op.id for item in found if item.kind == "item")
+            count = _as_read(items_of(self.store, op.address, "output")).count(op.id)
             if count not in allowed.get(op.outcome, (0, 1)):
                 self._violate(
                     "publications fit outcomes", op.id, op.address, expected=f"{op.outcome}: {allowed}", actual=count
                 )
+
+    def _check_toils(self) -> None:
+        """What a stopped turn published is there from its beginning on, or not at all; else it is all there."""
+        read = _as_read(items_of(self.store, PUPIL, "output"))
+        effects = self.live.effects(PUPIL)
+        for op, count in self.history.work.toils.items():
+            found = [item for item in read if item.partition(".")[0] == op]
+            expected = [f"{op}.{number}" for number in range(count)]
+            if op not in effects or op in self.history.work.cut_short:
+                expected = expected[: len(found)]
+            if found != expected and op not in self.live.parked:
+                self._violate(
+                    "what is left of a turn that was stopped", op, PUPIL, expected=_difference(expected, found),
+                    actual=_difference(found, expected),
+                )  # fmt: skip
 
     def _check_reader(self, reader: Reader) -> None:
         """Every reader has read what the store has."""

@@ -10,12 +10,14 @@ import msgspec
 from actors.channel_log import ChannelLog, Cut, read_items
 from actors.durable import Durable
 from actors.effects import Effects
+from actors.envelope import Mode
 from actors.inbox import Inbox
 from actors.journal import Journal
 from actors.outbox import Outbox
 from actors.ports import Store
 from actors.records import ChannelItem, Reminder, Started
 from actors.reminders import Reminders
+from actors.steering import Steering
 from actors.turn import Turn
 
 if TYPE_CHECKING:
@@ -159,3 +161,24 @@ def shown_early(world: "World") -> Bug:
         return first
 
     return patch.object(Durable, "publish", hasty)
+
+
+def interrupt_not_heard(world: "World") -> Bug:
+    """What a commit lets out stays where it is if the turn was interrupted meanwhile."""
+    return patch("actors.writing.Interrupted", type("Other", (BaseException,), {}))
+
+
+def steered_and_run(world: "World") -> Bug:
+    """A message that a turn has read runs all the same."""
+    return patch.object(Steering, "settled", lambda self, answer: [])
+
+
+def counted_twice(world: "World") -> Bug:
+    """The rows of the inbox are miscounted where several requests are admitted together."""
+    put_message = Durable._put_message
+
+    def again(self: Durable, put: dict[bytes, bytes], turn: Turn) -> None:
+        self.rows += turn.request.mode is Mode.ASK and bool(put)
+        put_message(self, put, turn)
+
+    return patch.object(Durable, "_put_message", again)

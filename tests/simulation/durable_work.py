@@ -48,4 +48,6 @@ class DurableWork:
     told: dict[str, Told] = field(default_factory=dict)
     reminders: dict[str, Reminded] = field(default_factory=dict)
     briefs: dict[str, tuple[str, int, bool]] = field(default_factory=dict)  # channel, items, whether it is closed then
+    toils: dict[str, int] = field(default_factory=dict)  # how many items the turn publishes
+    cut_short: set[str] = field(default_factory=set)  # the calls whose turns were interrupted, and ended well
     cancelled: dict[str, str] = field(default_factory=dict)  # the call that cancels -> the name of the reminder

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-from actors.errors import ActorError, ActorFailed, CallCycle, OutcomeUnknown, Rejected
+from actors.errors import ActorError, ActorFailed, CallCycle, OutcomeUnknown, Rejected, TurnInterrupted
+from actors.ref import OnBusy
 from tests.simulation.durable_work import DurableWork
 from tests.simulation.loop import PROCESS, START, SimLoop
 
@@ -44,6 +45,7 @@ class Op:
     slack: float = 0.0  # for how long the caller itself was frozen
     effect: str = ""  # the entry that a success leaves: the id, unless several calls are one message
     keyed: bool = False  # it has an idempotency key
+    on_busy: OnBusy | None = None
     again: bool = False  # a turn that runs again has made the same call before
 
     def __post_init__(self) -> None:
@@ -123,7 +125,7 @@ class History:
             op.outcome = "rejected"
         elif isinstance(error, OutcomeUnknown):
             op.outcome = "unknown"
-        elif isinstance(error, ActorFailed):
+        elif isinstance(error, ActorFailed | TurnInterrupted):
             op.outcome = "failed"
         else:
             op.outcome = "broken"

@@ -12,12 +12,13 @@ from cluster.silo import Silo
 from tests.simulation.author import Author, Scrap
 from tests.simulation.brief import Brief
 from tests.simulation.loop import PROCESS, WALL, Process
+from tests.simulation.pupil import Pupil
 from tests.simulation.subjects import Diary, Fragile, Ledger, Tally
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SUBJECTS: list[type[Actor]] = [Ledger, Fragile, Tally, Diary, Author, Scrap, Brief]
+SUBJECTS: list[type[Actor]] = [Ledger, Fragile, Tally, Diary, Author, Scrap, Brief, Pupil]
 TTL = 2
 SETTINGS = Settings(call_timeout=6.0, delivery_timeout=3.0, activation_timeout=3.0)
 

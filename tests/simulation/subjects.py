@@ -12,7 +12,7 @@ from tests.simulation.durable_work import Burst
 from tests.simulation.history import History, Op
 from tests.simulation.loop import PROCESS, Process
 
-DURABLE = ("author", "brief", "fragile", "ledger", "scrap")
+DURABLE = ("author", "brief", "fragile", "ledger", "pupil", "scrap")
 STORED = (*DURABLE, "diary")
 
 
@@ -52,6 +52,8 @@ class Stage:
         ref = actor_ref(op.address).options(timeout=op.timeout)
         if op.keyed:
             ref = ref.options(idempotency_key=op.effect)
+        if op.on_busy is not None:
+            ref = ref.options(on_busy=op.on_busy)
         self.history.begin(op)
         self.callers[op.id] = PROCESS.get()
         try:
@@ -63,6 +65,9 @@ class Stage:
             elif op.mode == "publish":
                 result = None
                 await ref.channel().publish(op.id)
+            elif op.mode == "interrupt":
+                result = None
+                await ref.interrupt(op.id)
             elif op.mode == "delete":
                 result = None
                 await ref.delete()

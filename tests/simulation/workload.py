@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from actors import ActorError
+from actors.ref import OnBusy
 from tests.simulation.brief import BRIEF
 from tests.simulation.brief import CHANNELS as BRIEF_CHANNELS
 from tests.simulation.history import Op
+from tests.simulation.pupil import PUPIL
 from tests.simulation.subjects import DURABLE, Stage, kind_of
 
 ADDRESSES = [
@@ -36,11 +38,15 @@ class Workload:
         self.addresses = sorted(seed.sample(ADDRESSES, count)) if not only else ADDRESSES[:5:2]
         self.weights = [seed.random() * (not only or kind.__name__ in only) for kind in _KINDS]
         self.weights[-1] *= 3
+        self.dice = random.Random(seed.getstate()[1][0])  # of its own: what others do stays the same
+        self.stirs = not only or "stir" in only
 
     async def run(self) -> None:
         steady = asyncio.create_task(self._hold_on_to(self.stage.favourite))
+        stirring = asyncio.create_task(self._stir())
         await self._wander()
         await steady
+        await stirring
         while self.open:
             await asyncio.wait(self.open)
         for name, address in list(self.periodic.items()):  # again, for late repeats of messages set some anew
@@ -64,6 +70,50 @@ class Workload:
             task = asyncio.create_task(kind(self))
             self.open.add(task)
             task.add_done_callback(self._ended)
+
+    async def _stir(self) -> None:
+        """Stop and steer the turns of one actor."""
+        while self.running and self.stirs:
+            slower = 4 if self.stage.history.phase == "recovery" else 1
+            await asyncio.sleep(self.dice.expovariate(0.5 / self.pace) * slower)
+            task = asyncio.create_task(self.stir())
+            self.open.add(task)
+            task.add_done_callback(self._ended)
+
+    async def stir(self) -> None:
+        """One message to an actor whose turns are stopped and steered, or an interrupt."""
+        dice, what = self.dice, self.dice.random()
+        if what < 0.2:
+            await self._call(self._op(PUPIL, "interrupt", "interrupt", appends=False))
+        elif what < 0.3:
+            await self._call(self._op(PUPIL, "output", "publish", appends=False))
+        elif what < 0.6:
+            await self._jot(dice.choice((None, "steer", "steer", "reject", "interrupt", "rollback")))
+        else:
+            await self._toil(dice.choice((None, None, "interrupt", "rollback")))
+
+    async def _jot(self, on_busy: OnBusy | None) -> None:
+        op = self._op(PUPIL, "jot")
+        op.on_busy, op.planned_failure = on_busy, True
+        await self._call(op, op.id)
+
+    async def _toil(self, on_busy: OnBusy | None) -> None:
+        dice, key = self.dice, self.stage.next_id("k")
+        steps = [
+            (f"s{number}", dice.random() < 0.3, dice.choice((0.0, 0.02, 0.2)), dice.choice(("", "", "ledger-c")))
+            for number in range(dice.randint(0, 3))
+        ]
+        arguments = dice.choice((0, 1, 5, 20)), steps, dice.choice((0.0, 0.002, 0.02, 0.3)), dice.random() < 0.5
+        keyed = dice.random() < 0.3
+        calls = []
+        for _ in range(1 + keyed):
+            op = self._op(PUPIL, "toil")
+            op.on_busy, op.planned_failure, op.keyed = on_busy, True, keyed
+            op.effect = key if keyed else op.id
+            calls.append(asyncio.create_task(self._call(op, op.effect, *arguments)))
+            if dice.random() < 0.5:
+                await asyncio.sleep(dice.random())
+        await asyncio.gather(*calls)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self.open.discard(task)

@@ -32,6 +32,7 @@ from tests.simulation.loop import START, Process, SimLoop, Stuck
 from tests.simulation.network import Network, SimDial, SimLink, SimListener
 from tests.simulation.node import SETTINGS, Node, SimClock
 from tests.simulation.plants import Plant
+from tests.simulation.pupil import PUPIL, PupilReader
 from tests.simulation.readers import Reader
 from tests.simulation.store import SharedStore, SimStore
 from tests.simulation.subjects import STAGE, Stage
@@ -167,6 +168,9 @@ class World:
             readers = [Reader(self.stage, self.store, process.name, seed) for _ in range(2)]
             seed = random.Random(f"{self.seed} brief {index}")
             readers.append(BriefReader(self.stage, self.store, process.name, seed))
+            readers.append(
+                PupilReader(self.stage, self.store, process.name, random.Random(f"{self.seed} pupil {index}"))
+            )
             self.readers += readers
         await self._until(
             lambda: len(self.client_runtimes) == len(self.clients), 2, "clients connect", self.loop.pending
@@ -283,7 +287,7 @@ class World:
         history.phase = "final"
         await self.sleep(2.0)  # what was sent one way arrives
         runtime = next(iter(self.client_runtimes.values()))
-        for address in [*ADDRESSES, SCRAP, BRIEF]:
+        for address in [*ADDRESSES, SCRAP, BRIEF, PUPIL]:
             before = self.live.committed.get(address, [])
             reading = self.loop.create_task(self._read(address), context=runtime.context.copy())
             entries = await reading

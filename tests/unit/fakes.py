@@ -127,9 +127,14 @@ class ScriptedStore(MemoryStore):
 
     async def commit(self, commit: Commit) -> None:
         self.attempts += 1
-        if not self._gate.is_set():
+        if self._gate.is_set():
+            await self._apply(commit)
+        else:
             self.waiting.set()
-            await self._gate.wait()
+            await asyncio.shield(asyncio.ensure_future(self._apply(commit)))  # who waits may go: it is applied
+
+    async def _apply(self, commit: Commit) -> None:
+        await self._gate.wait()
         if self.refusals:
             raise self.refusals.pop(0)
         await super().commit(commit)

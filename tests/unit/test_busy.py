@@ -11,14 +11,18 @@ from actors import (
     Actor,
     ActorFailed,
     Busy,
+    ConnectionLost,
     Interrupted,
     Rejected,
     Steered,
     TurnInterrupted,
     actor_ref,
+    failure,
     handler,
     records,
 )
+from actors.calls import AnswerCall
+from actors.envelope import Mode, Request
 from actors.ref import ActorRef
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
@@ -118,6 +122,24 @@ class Poet(Actor):
         return heard
 
     @handler
+    async def listen_through(self, *rounds: str) -> list[Any]:
+        heard: list[Any] = []
+        try:
+            for _ in rounds:
+                heard += [message async for message in self.steering()]
+                await self.world.wait()
+        except Interrupted:
+            pass
+        return heard
+
+    @handler
+    async def listen_and_delete(self) -> list[Any]:
+        await self.world.wait()
+        heard = [message async for message in self.steering()]
+        await self.delete()
+        return heard
+
+    @handler
     async def redirected(self, *words: str) -> list[Any]:
         heard = []
         async for word in self.stream_step("draft", self.world.words, *words, resume=self.rest, channel="output"):
@@ -138,6 +160,10 @@ class Poet(Actor):
     @handler
     async def pass_on(self, to: str, on_busy: Any) -> None:
         await actor_ref(to).options(on_busy=on_busy).send("passed on")
+
+    @handler
+    async def fail(self) -> None:
+        raise ValueError("failed")
 
     @handler
     async def words(self) -> list[str]:
@@ -218,6 +244,17 @@ async def test_a_repeat_of_a_message_that_runs_is_not_refused(start: Start, stor
     await settle()
     world.go.set()
     assert await soon(call) == await soon(again) == "done"
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+async def test_a_refusal_is_certain_for_the_first_attempt_only(start: Start, attempt: int) -> None:
+    """An earlier one may be under way still, where nobody could be reached meanwhile."""
+    loop = asyncio.get_running_loop()
+    request = Request(1, "poet-1", "", b"", Mode.ASK, 1.0, "m", attempt=attempt)
+    call = AnswerCall(request, loop.create_future())
+    call.on_envelope(failure.refusal(1, Busy("words wait")), trusted=True)
+    with pytest.raises(ConnectionLost if attempt else Busy, match="words wait"):
+        await soon(call.future)
 
 
 async def test_a_message_of_a_turn_that_is_rejected_is_dropped_and_those_behind_it_arrive(
@@ -355,6 +392,20 @@ async def test_the_rollback_is_one_commit(start: Start, store: ScriptedStore) ->
     assert {key[:1] for key in end.drop} >= {records.JOURNAL, records.RUN, records.INTERRUPT}
 
 
+async def test_a_turn_that_has_ended_is_not_rolled_back(start: Start, store: ScriptedStore) -> None:
+    """Not even if that comes in the moment between its end and its commit."""
+    world = World(start, store)
+    await soon(REF.words())
+    first = asyncio.ensure_future(REF.ask("first"))
+    second = asyncio.ensure_future(REF.options(on_busy="rollback").fail())
+    assert await soon(first) == "FIRST"
+    with pytest.raises(ActorFailed):
+        await soon(second)
+    assert await soon(REF.words()) == ["first"]
+    world.crash()
+    assert await soon(REF.words()) == ["first"]
+
+
 async def test_an_actor_that_has_nothing_to_go_back_to_refuses_it(start: Start, store: ScriptedStore) -> None:
     world = World(start, store)
     loose = actor_ref("loose-1")
@@ -374,6 +425,25 @@ async def rest(store: ScriptedStore, address: str = "poet-1") -> set[bytes]:
         and isinstance(records.message_rows.decode(row), records.Done)
     ]  # fmt: skip
     return {key[:1] for key, _ in found if key not in answers} - {records.CHANNEL}
+
+
+async def test_a_stream_that_starts_anew_discards_its_own_entries_only(start: Start, store: ScriptedStore) -> None:
+    """What others have published meanwhile is told again behind the reset."""
+    world = World(start, store)
+    await soon(REF.write.send("a", "b", "..."))
+    await soon(world.reached.wait())
+    await soon(REF.channel("output").publish("one"))
+    await soon(REF.channel("output").publish("two"))
+    assert await soon(shown(4)) == ["a", "b", "one", "two"]
+    world.crash()
+    await soon(world.reached.wait())
+    assert await soon(shown(9)) == ["one", "two", "a", "b"]  # reset, one, two, a, b
+    world.crash()
+    await soon(world.reached.wait())
+    assert await soon(shown(12)) == ["one", "two", "a", "b"]  # reset, a, b
+    world.go.set()
+    await until(lambda: store.data.records["poet-1"].wake is None, "its end")
+    assert await rest(store) == set()
 
 
 # -- steer ----------------------------------------------------------------------------------------------------------
@@ -462,6 +532,47 @@ async def test_a_turn_that_runs_again_reads_a_message_where_it_read_it_first(
     assert world.did == [("three", ["now", "later"])]
     assert receipt.message_id in {event["message_id"] for event in await soon(turns(4))}
     asked.cancel()
+
+
+async def test_requests_that_come_together_leave_no_wake_up_time(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.begin(REF, "...")
+    asked = [asyncio.ensure_future(REF.options(on_busy="steer").ask(word)) for word in ("one", "two")]
+    await settle()
+    world.go.set()
+    await soon(asyncio.gather(call, *asked))
+    await settle()
+    assert store.data.records["poet-1"].wake is None
+
+
+async def test_what_a_turn_was_about_to_read_when_it_was_stopped_runs(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.begin(REF, "wait", "end", name="listen_through")
+    asked = asyncio.ensure_future(REF.options(on_busy="steer").ask("one"))
+    await settle()
+    world.store.hold()
+    world.go.set()
+    await soon(world.store.waiting.wait())  # that it reads it is about to be durable
+    stopping = asyncio.ensure_future(REF.interrupt())
+    await settle()
+    world.store.let_go()
+    await soon(stopping)
+    assert await soon(call) == []
+    assert await soon(asked) == "ONE"
+    assert await rest(store) == set()
+
+
+async def test_what_a_turn_has_read_that_deletes_its_actor_does_not_run(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    call = await world.begin(REF, name="listen_and_delete")
+    asked = asyncio.ensure_future(REF.options(on_busy="steer").ask("one"))
+    await settle()
+    world.go.set()
+    assert await soon(call) == ["one"]
+    assert isinstance(await soon(asked), Steered)
+    await settle()
+    assert await soon(REF.words()) == []
+    assert world.did == []
 
 
 async def test_what_was_read_before_the_crash_is_read_at_the_same_place(start: Start, store: ScriptedStore) -> None:

@@ -55,6 +55,9 @@ def test_what_a_reset_supersedes_is_left_out() -> None:
     assert compacted(item("c"), ("reset", 1, "t"), item("d"), given=3, first=3) == [
         (4, "reset", 1, "t"), (5, "item", "d", "t"),
     ], "the reader has some of it"  # fmt: skip
+    assert compacted(("reset", 1, "t"), item("d"), ("reset", 2, "t"), item("e"), given=3, first=3) == [
+        (3, "reset", 1, "t"), (5, "reset", 2, "t"), (6, "item", "e", "t"),
+    ], "the reader has to hear of both"  # fmt: skip
 
 
 def as_read(events: list[Entry]) -> str:

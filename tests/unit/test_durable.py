@@ -13,6 +13,7 @@ from actors import (
     ConnectionLost,
     IdempotencyKeyReused,
     MailboxFull,
+    MessageParked,
     actor_ref,
     codec,
     handler,
@@ -23,7 +24,7 @@ from actors.inbox import Inbox
 from actors.ports import Commit, StoreUnavailable
 from actors.records import Done, Pending
 from actors.runtime import Runtime
-from actors.turn import Turn
+from actors.turn import NOBODY, Turn
 from cluster.store.memory import MemoryData
 from tests.unit.conftest import Start
 from tests.unit.fakes import FakeLink, ManualClock, ScriptedStore, settle, soon, until
@@ -547,3 +548,48 @@ async def test_a_turn_that_is_being_committed_is_not_given_back_by_a_silo_that_l
 
     start(Keeper, store=ScriptedStore(store.data))
     assert await soon(actor_ref("keeper-1").ask("twice")) == 2
+
+
+async def test_a_reminder_s_turn_is_given_back_by_a_silo_that_leaves(start: Start, store: ScriptedStore) -> None:
+    class Late(Keeper):
+        @handler
+        async def plan(self) -> None:
+            await self.remind("now", after=0)
+
+        async def on_reminder(self, name: str) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    runtime = start(Late, store=store)
+    await soon(actor_ref("late-1").plan())
+    await soon(begun.wait())
+    await soon(runtime.drain(limit=0.01))
+    assert [row.adoptions for row in messages(store, "late-1") if isinstance(row, Pending)] == [-1]
+
+
+async def test_a_message_that_is_parked_changes_nothing_of_what_is_known_of_its_sender(
+    start: Start, store: ScriptedStore
+) -> None:
+    """Else the next one of that sender could pass for an old one, and be lost."""
+    runtime = start(Keeper, store=store)
+    await soon(actor_ref("keeper-1").ask(0))
+    activation = runtime.activations["keeper-1"]
+    inbox = activation.durable_side.inbox
+
+    async def enter(sender: str, number: int) -> tuple[Turn, bool]:
+        request = envelope("", 0, mode=Mode.SEND, message_id=f"{sender} {number}", sender=sender, number=b"%d" % number)
+        turn = Turn(activation, request, NOBODY, activation.type.handlers[""], 0.0)
+        await inbox.look_up(request)
+        return turn, inbox.enter(turn)
+
+    parked, _ = await enter("a", 1)
+    parked.row = True
+    for number in (7, 8):
+        await enter("b", number)
+    parked.refuse(MessageParked("parked"))
+    assert [(await enter(sender, number))[1] for sender, number in (("a", 1), ("a", 2), ("b", 8))] == [
+        False,
+        True,
+        False,
+    ]

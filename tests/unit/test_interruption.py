@@ -7,8 +7,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from actors import Actor, Interrupted, TurnInterrupted, actor_ref, handler, records
-from actors.ports import StoreUnavailable
+from actors import (
+    Actor,
+    ClusterUnavailable,
+    Interrupted,
+    StepInterrupted,
+    TurnInterrupted,
+    actor_ref,
+    handler,
+    records,
+)
+from actors.interruption import cancellable
+from actors.ports import Commit, StoreUnavailable
 from actors.ref import ActorRef
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
@@ -18,6 +28,14 @@ from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon, until
 @dataclass
 class Notes:
     lines: list[str] = field(default_factory=list)
+
+
+class Distant(ScriptedStore):
+    """Answers no commit at once."""
+
+    async def commit(self, commit: Commit) -> None:
+        await asyncio.sleep(0)
+        await super().commit(commit)
 
 
 class World:
@@ -33,7 +51,20 @@ class World:
 
     def boot(self) -> None:
         Writer.world = self
-        self.runtime = self._start(Writer, store=ScriptedStore(self._store.data))
+        self.runtime = self._start(Writer, store=Distant(self._store.data))
+
+    @property
+    def store(self) -> ScriptedStore:
+        assert isinstance(self.runtime.store, ScriptedStore)
+        return self.runtime.store
+
+    def crash(self) -> None:
+        """The silo dies; the next one has the same store, and sees what is left there."""
+        self.runtime.vanish()
+        self.reached.clear()
+        self.did.clear()
+        self.boot()
+        self.runtime.spawn(self.runtime.keep_agenda())
 
     async def wait(self) -> None:
         self.reached.set()
@@ -162,6 +193,55 @@ class Writer(Actor):
         await self.world.wait()
         await self.step("first", self.world.quick, "first")
         await self.step("slow", self.world.body, "slow")
+
+    @handler
+    async def tell(self, to: str) -> None:
+        await self.step("tell", self._tell, to)
+
+    async def _tell(self, to: str) -> None:
+        await actor_ref(to).jot.send("told")
+        await self.publish("told")
+
+    @handler
+    async def jot(self, line: str) -> None:
+        self.state.lines.append(line)
+
+    @handler
+    async def clean_up(self, once: bool) -> str:
+        try:
+            await asyncio.gather(self.step("slow", self.world.body, "slow", once=once))
+        except (Interrupted, StepInterrupted) as stopped:
+            self.world.did.append(type(stopped).__name__)
+            await self.step("note", self.world.quick, "note")
+            await self.world.wait()
+        return "stopped"
+
+    @handler
+    async def wait_between(self) -> str:
+        await self.step("first", self.world.quick, "first")
+        try:
+            await self.world.wait()
+            await self.step("second", self.world.quick, "second")
+            await asyncio.Event().wait()
+        except Interrupted:
+            await self.step("sorry", self.world.quick, "sorry")
+        return "stopped"
+
+    @handler
+    async def then_wait(self) -> object:
+        try:
+            await self.step("slow", self.world.body, "slow")
+        except Interrupted:
+            self.world.did.append("heard")
+        return await self.wait_for("approval")
+
+    @handler
+    async def go_on(self) -> None:
+        try:
+            await self.world.wait()
+        except Interrupted:
+            self.world.did.append("went on")
+            await self.world.wait()
 
     @handler
     async def lines(self) -> list[str]:
@@ -374,6 +454,158 @@ async def test_parallel_steps_that_run_again_do_not_begin_when_they_were_stopped
     await soon(REF.lines.send())
     await until(lambda: "heard" in world.did, "the turn hears of it again")
     assert world.did == ["heard"]
+
+
+# -- at the engine's own awaits -------------------------------------------------------------------------------------
+
+
+async def test_what_a_step_did_leaves_though_the_turn_is_stopped_while_its_result_is_stored(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    await soon(REF.lines())
+    world.store.hold()
+    call = asyncio.ensure_future(REF.tell("writer-2"))
+    await soon(world.store.waiting.wait())
+    stopping = asyncio.ensure_future(REF.interrupt())
+    await settle()
+    world.store.let_go()
+    await soon(stopping)
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert await soon(published(1)) == ["told"]
+    await until(lambda: world.store.state_of("writer-2"), "it arrives")
+
+
+async def test_such_a_turn_can_be_rolled_back(start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    await soon(REF.lines())
+    world.store.hold()
+    call = asyncio.ensure_future(REF.tell("writer-2"))
+    await soon(world.store.waiting.wait())
+    after = asyncio.ensure_future(REF.options(on_busy="rollback").lines())
+    await settle()
+    world.store.let_go()
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+    assert await soon(after) == []
+
+
+async def test_an_interrupt_that_comes_while_a_turn_without_awaits_is_committed_leaves_nothing(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    world.store.hold()
+    call = asyncio.ensure_future(REF.jot("x"))
+    await soon(world.store.waiting.wait())
+    stopping = asyncio.ensure_future(REF.interrupt("too late"))
+    await settle()
+    world.store.let_go()
+    await soon(stopping)
+    await soon(call)
+    assert await store.read("writer-1", records.INTERRUPT, records.RUN, limit=9) == []
+
+
+async def test_who_is_dropped_with_its_silo_hears_of_no_interrupt_any_more(start: Start, store: ScriptedStore) -> None:
+    """It would go on, and nothing would end it."""
+    world = World(start, store)
+    call = await world.run(REF, "go_on")
+    world.runtime.activations["writer-1"].interrupt("enough")
+    await asyncio.sleep(0)  # it is about to hear
+    world.runtime.stop_acting()
+    await settle()
+    assert world.did == []
+    call.cancel()
+
+
+def test_what_is_left_when_the_loop_ends_goes_in_any_order() -> None:
+    async def body() -> None:
+        await asyncio.sleep(0)
+
+    inner = body()
+    outer = cancellable(inner)
+    outer.send(None)
+    inner.close()
+    outer.close()
+
+
+# -- where the turn runs again --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("once", [False, True])
+async def test_steps_that_followed_on_an_interrupt_are_no_mismatch_where_the_turn_runs_again(
+    loop_time: LoopTime, start: Start, store: ScriptedStore, once: bool
+) -> None:
+    world = World(start, store)
+    await soon(REF.clean_up.send(once))
+    await soon(world.reached.wait())
+    world.reached.clear()
+    await soon(REF.interrupt())
+    await soon(world.reached.wait())
+    assert world.did == ["slow begins", "slow cancelled", "Interrupted", "note"]
+    world.crash()
+    await until(lambda: "writer-1" in world.runtime.activations, "the turn is there again")
+    await settle()
+    await loop_time.jump(5)
+    await soon(world.reached.wait())
+    assert world.did == ["Interrupted"]
+
+
+async def test_a_turn_that_had_begun_hears_of_it_again_where_a_failed_commit_lets_it_run_again(
+    start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    call = await world.run(REF, "recover")
+    await soon(REF.interrupt())
+    await soon(world.reached.wait())
+    world.reached.clear()
+    world.did.clear()
+    world.store.refusals.append(StoreUnavailable("the disk is full"))
+    with pytest.raises(ClusterUnavailable):
+        await soon(REF.channel("output").publish("refused"))
+    await soon(world.reached.wait())
+    assert world.did == ["heard"]
+    world.hang.set()
+    with pytest.raises(TurnInterrupted):
+        await soon(call)
+
+
+async def test_who_is_stopped_before_it_has_caught_up_may_take_another_way(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    world = World(start, store)
+    await soon(REF.wait_between.send())
+    await soon(world.reached.wait())
+    world.hang.set()
+    await until(lambda: "second" in world.did, "the second step")
+    await settle()
+    world.hang.clear()
+    world.crash()
+    await soon(world.reached.wait())
+    await soon(REF.interrupt())
+    await settle()
+    await loop_time.jump(5)
+    await until(lambda: world.did == ["sorry"], "the other way")
+    assert await store.read("writer-1", records.PARKED, records.CHANNEL, limit=1) == []
+
+
+async def test_who_has_heard_of_it_may_wait_and_sleep(loop_time: LoopTime, start: Start, store: ScriptedStore) -> None:
+    world = World(start, store)
+    await soon(REF.then_wait.send())
+    await soon(world.reached.wait())
+    await soon(REF.interrupt())
+    await until(lambda: "heard" in world.did, "it hears")
+    await settle()
+    assert store.data.records["writer-1"].wake is None, "there is nothing to do before the signal"
+    await loop_time.jump(400)
+    await until(lambda: "writer-1" not in world.runtime.activations, "it sleeps")
+    world.did.clear()
+    await soon(REF.signal("approval", 1))
+    await settle()
+    await loop_time.jump(5)
+    await until(lambda: not world.runtime.activations["writer-1"].durable_side.rows, "the turn ends")
+    assert world.did == ["heard"]
+    assert await store.read("writer-1", records.PARKED, records.CHANNEL, limit=1) == []
 
 
 async def test_a_turn_that_is_given_up_while_it_catches_up_is_not_parked(start: Start, store: ScriptedStore) -> None:
