@@ -494,6 +494,10 @@ class Activation:
         """Nothing that happened since the last commit may be seen: end what runs, start anew for what waits."""
         leaving.fail(self, turn, error)
 
+    def store_failed(self, turn: Turn | None, error: Exception) -> None:
+        """The store did not do its part: end this activation, and start anew for what waits."""
+        self.fail_turn(turn, writing.why_refused(self, error))
+
     def vanish(self) -> None:
         """Be gone as if the process had died: nothing is stored, and nobody is told."""
         leaving.vanish(self)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from actors import rollback
+from actors.ports import StoreUnavailable
 from actors.progress import Told
 from actors.records import ChannelItem, Deltas, JournalRow, encode
 
@@ -48,7 +49,11 @@ class StreamWriter:
             self._drop = drop
             return
         turn = self._turn
-        items = await rollback.start_anew(turn.activation, self._log, turn.id, published[0], streamed)
+        try:
+            items = await rollback.start_anew(turn.activation, self._log, turn.id, published[0], streamed)
+        except StoreUnavailable as error:  # as where a commit is refused: the message runs again when the store is back
+            turn.activation.store_failed(turn, error)
+            raise asyncio.CancelledError(f"{turn.where}: the turn was given up") from None
         await self._journal.write({}, drop=drop, publish=(self._log.name, items))
 
     def _chunk_key(self, number: int) -> bytes:

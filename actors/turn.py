@@ -168,7 +168,7 @@ class Turn:
         turn.recorded, turn.reminder, turn.park_for = self.recorded, self.reminder, self.park_for
         turn.into = self.into
         turn._interruption = self._interruption if self.task is None and not self.ended else None
-        if self.request.mode is Mode.STREAM:
+        if self.request.mode is Mode.STREAM and not self.left:
             activation.runtime.remember_stream(turn)
         return turn
 

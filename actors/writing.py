@@ -32,7 +32,7 @@ async def write(activation: "Activation", write: Write, turn: Turn | None = None
         raise
     except Exception as error:
         activation._broken = True
-        activation.fail_turn(turn, _why_refused(activation, error))
+        activation.store_failed(turn, error)
     else:
         if activation.gone:
             return False
@@ -55,7 +55,8 @@ async def _follow_up(activation: "Activation", wanted: Write) -> None:
     await write(activation, Write(Commit(address=activation.address, epoch=activation.epoch), wanted.then))
 
 
-def _why_refused(activation: "Activation", error: Exception) -> ActorError:
+def why_refused(activation: "Activation", error: Exception) -> ActorError:
+    """What the caller of a turn is told when the store does not do its part."""
     if isinstance(error, Fenced):
         log.warning("%s: another activation took over (%s)", activation.address, error)
         return ConnectionLost(f"{activation.address} moved while the turn ran; the turn committed nothing")

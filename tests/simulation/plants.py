@@ -193,7 +193,9 @@ PLANTS = {
     "no_wake": Plant(durable.no_wake, range(5), (WAKES,), ("crash",), ("pipeline", "burst")),
     "reminder_skips": Plant(durable.reminder_skips, range(10), (SKIPPED,), ("drain",), ("plan",)),
     "reminder_fires_again": Plant(durable.reminder_fires_again, range(5), (REMINDER, ONCE), ("drain",), ("plan",)),
-    "interrupt_not_heard": Plant(durable.interrupt_not_heard, range(2, 20), (SETTLED,), ("store_slow",), ("stir", "rest")),
+    "interrupt_not_heard": Plant(
+        durable.interrupt_not_heard, range(2, 20), (SETTLED,), ("store_slow",), ("stir", "rest")
+    ),
     "steered_and_run": Plant(durable.steered_and_run, range(20), (ONCE,), calls=("stir", "rest")),
     "counted_twice": Plant(durable.counted_twice, range(20), (SETTLED,), calls=("stir", "rest")),
     "skipped_silently": Plant(
