@@ -55,6 +55,12 @@ class Register(Actor, placement=by_name):
         return len(self.state.entries)
 
     @handler
+    async def enter_unseen(self, entry: str) -> int:
+        """Without a step: no reader of its channels hears of it."""
+        self.state.entries.append(entry)
+        return len(self.state.entries)
+
+    @handler
     async def enter_slowly(self, entry: str) -> int:
         """Changes the state, then waits for ``finish``."""
         self.state.entries.append(entry)

@@ -30,6 +30,7 @@ class CountingProxy:
         self._upstream = urlsplit(url)
         self.asked: list[dict[str, Any]] = []
         self.pieces: list[int] = []
+        self._answering: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
@@ -37,9 +38,15 @@ class CountingProxy:
         port = server.sockets[0].getsockname()[1]
         async with server:
             yield f"http://127.0.0.1:{port}{self._upstream.path}"
+        for task in self._answering:
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
             assert length, head
@@ -50,7 +57,7 @@ class CountingProxy:
             provider, to_provider = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
             head = re.sub(rb"\r\nconnection: [^\r]*", b"", head, flags=re.IGNORECASE)
             to_provider.write(head[:-2] + b"Connection: close\r\n\r\n" + body)  # so that the answer's end is seen
-            with contextlib.closing(to_provider), contextlib.closing(writer):
+            with contextlib.closing(to_provider):
                 while line := await provider.readline():
                     self.pieces[number] += bool(re.search(rb'"text": ?"[^"]', line))
                     writer.write(line)

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -24,11 +24,18 @@ ED = ed25519.Ed25519PrivateKey.generate()
 PEM = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+class In(NamedTuple):
+    """A time so many seconds from when the token is made."""
+
+    seconds: int
+
+
 def claims(**changed: Any) -> dict[str, Any]:
     """Of a token that may do everything for a minute; None leaves a claim out."""
     now = int(time.time())
     found = {"act": "**", "verbs": ["send", "ask", "read", "interrupt", "admin"], "iat": now, "exp": now + 60}
-    return {name: value for name, value in {**found, **changed}.items() if value is not None}
+    found |= {name: now + value.seconds if isinstance(value, In) else value for name, value in changed.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def signed(key: Any = SECRET, algorithm: str = "HS256", *, kid: str | None = None, **changed: Any) -> str:

@@ -14,7 +14,10 @@ from tests.gateway.auth.conftest import Start
 from tests.gateway.auth.signing import OTHER_RSA, RSA, bearer, jwk, published, signed
 from tests.gateway.http_client import Gateway
 
-OLD, NEW = signed(RSA, "RS256", kid="old"), signed(OTHER_RSA, "RS256", kid="new")
+LATE = 2**32
+"""When these tokens expire: the tests before this one may take long."""
+
+OLD, NEW = signed(RSA, "RS256", kid="old", exp=LATE), signed(OTHER_RSA, "RS256", kid="new", exp=LATE)
 
 
 async def status(gateway: Gateway, token: str) -> int:
