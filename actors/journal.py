@@ -43,6 +43,7 @@ _MAX_PATH = 600
 _BELOW = "\x1e"  # between the name of a step and that of one inside of it
 WAIT: Final = "\x1d"  # before the name of what a turn waits for
 _PATIENCE = 2.0
+_HEARING = 0.1  # seconds that a turn that was interrupted has to come to what it did before it heard of that
 _CLOSING_LIMIT = 5.0  # seconds that a source has to close
 _END: Any = object()
 
@@ -392,6 +393,8 @@ class Journal:
             return
         before = [row.elapsed for name in self._unused if (row := self._recorded.get(name)) is not None]
         left = max(before, default=0.0) * 1.5 + _PATIENCE - self.elapsed()
+        if interruption.pending:
+            left = min(left, _HEARING)
         if self._arrived is None:
             self._arrived = asyncio.Event()
         try:

@@ -244,6 +244,15 @@ class Writer(Actor):
             await self.world.wait()
 
     @handler
+    async def save_when_stopped(self, names: str) -> None:
+        try:
+            await asyncio.gather(*(self.step(name, self.world.body, name) for name in names))
+        except Interrupted:
+            await self.step("save", self.world.quick, "saved")
+            await self.world.wait()
+        self.state.lines.append("as far as it came")
+
+    @handler
     async def lines(self) -> list[str]:
         return self.state.lines
 
@@ -646,3 +655,27 @@ async def test_a_turn_that_is_stopped_while_it_catches_up_is_over(start: Start, 
     assert await soon(REF.lines()) == []
     assert await store.read("writer-1", records.JOURNAL, records.OUTBOX, limit=9) == []
     assert await store.read("writer-1", records.PARKED, records.CHANNEL, limit=9) == []
+
+
+@pytest.mark.parametrize("names", ["x", "xy"])
+async def test_a_step_that_ran_after_the_turn_had_heard_does_not_run_again(
+    loop_time: LoopTime, start: Start, store: ScriptedStore, names: str
+) -> None:
+    """The turn comes to that step only if it hears of it again, and long before it would have been done by itself."""
+    world = World(start, store)
+    receipt = await soon(REF.save_when_stopped.send(names))
+    await soon(world.reached.wait())
+    await loop_time.jump(600)
+    await soon(REF.interrupt("stop", message_id=receipt.message_id))
+    await until(lambda: "saved" in world.did, "it has saved")
+    await settle()
+    world.runtime.vanish()
+
+    world.did.clear()
+    world.reached.clear()
+    world.boot()
+    await soon(REF.lines.send())
+    await soon(world.reached.wait())
+    assert world.did == []
+    world.hang.set()
+    assert await soon(REF.lines()) == ["as far as it came"]
