@@ -159,6 +159,24 @@ def test_channels() -> None:
     assert not connected["met"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="compares clocks of several processes")
+def test_interrupt() -> None:
+    report = run("benchmarks.interrupt", "--tries", "10", "--rounds", "1")
+    assert report["benchmark"] == "interrupt"
+    assert {(row["load"], row["until"]) for row in report["rows"]} == {
+        (load, until) for load in (0.0, 0.8) for until in ("returned", "raised", "closed")
+    }
+    for row in report["rows"]:
+        assert spread(row["p50"]) <= spread(row["p99"]) <= row["longest"]
+    idle, busy = (sample["measured"] for sample in report["samples"])
+    assert idle["tries"] == busy["tries"] == 10
+    assert busy["cpu"] > 0
+    for measured in (idle, busy):
+        assert measured["raised"]["p50"] <= measured["closed"]["p50"], "a connection was closed before its turn heard"
+    raised, closed = report["targets"]
+    assert 0 < spread(raised["measured"]) <= spread(closed["measured"])
+
+
 def test_a_census_counts_what_was_added() -> None:
     class Added:
         __slots__ = ("text",)
