@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
+from actors.ref import OnBusy
 from examples.story import END, Session
 
 
@@ -19,12 +20,16 @@ class Reader:
         self.flaws: list[str] = []
         self._show = show
         self._after: int | None = None
+        self._reading = asyncio.Lock()
 
-    async def write(self, line: str) -> None:
-        """Let the session add a paragraph, and read it meanwhile."""
+    async def write(self, line: str, *, on_busy: OnBusy = "queue") -> None:
+        """Let the session add a paragraph, and read it meanwhile.
+
+        With ``on_busy="interrupt"`` the session leaves the paragraph that it writes now, if it does, as it is.
+        """
         reading = asyncio.create_task(self._read(lambda piece: piece == END))
         try:
-            await Session.ref(self.name).write(line)
+            await Session.ref(self.name).options(on_busy=on_busy).write(line)
             await reading
         finally:
             reading.cancel()
@@ -36,7 +41,8 @@ class Reader:
             await self._read(lambda _: len(self.text) >= len(story.text))
 
     async def _read(self, is_last: Callable[[str], bool]) -> None:
-        async with aclosing(Session.ref(self.name).channel().subscribe(self._after)) as events:  # type: ignore[type-var]
+        channel = Session.ref(self.name).channel()
+        async with self._reading, aclosing(channel.subscribe(self._after)) as events:  # type: ignore[type-var]
             async for event in events:
                 if event.kind != "item" or event.offset != (-1 if self._after is None else self._after) + 1:
                     self.flaws.append(f"{event.kind} {event.offset} after {self._after}")

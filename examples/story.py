@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from actors import Actor, handler
+from actors import Actor, Interrupted, handler
 from examples.local_model import complete
 
 CONTEXT = 1500
@@ -35,10 +35,18 @@ class Session(Actor, idle_timeout=4):
         """Add a paragraph: the user's line and how the model goes on. Returns the length of the story.
 
         Every piece is journaled and published while it comes. When the silo is lost in the middle, this runs again on
-        another one, gets the pieces that are there, and lets the model write the rest.
+        another one, gets the pieces that are there, and lets the model write the rest. When it is interrupted, for
+        instance by a line sent with ``on_busy="interrupt"``, the model stops there, and what is written stays.
         """
-        stream = self.stream_step("paragraph", self._begin, line, resume=self._go_on, channel="output")
-        self.state.text += "".join([piece async for piece in stream])
+        pieces = []
+        try:
+            async for piece in self.stream_step("paragraph", self._begin, line, resume=self._go_on, channel="output"):
+                pieces.append(piece)  # noqa: PERF401  # what came before an interruption counts
+        except Interrupted:
+            if pieces[-1:] != [END]:
+                pieces.append(END)
+                await self.publish(END)
+        self.state.text += "".join(pieces)
         self.state.turns += 1
         return len(self.state.text)
 
