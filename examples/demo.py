@@ -1,4 +1,6 @@
-"""``make demo``: a dozen co-writing sessions on three silos, with sleep, a crash, and a check of every promise."""
+"""``make demo``: a dozen co-writing sessions on three silos, with sleep, a crash and another idea in mid-sentence; then
+an agent that does research. Every promise is checked.
+"""
 
 import argparse
 import asyncio
@@ -14,7 +16,9 @@ from pathlib import Path
 
 from cluster import Client, connect
 from cluster.local_cluster import LocalCluster
+from examples.checks import Checks
 from examples.conversation import Conversation
+from examples.investigation import INSTEAD, SUBJECT, investigating
 from examples.local_model import model_in_environment
 from examples.reader import Reader
 from examples.stage import Row, Stage
@@ -35,32 +39,30 @@ OPENINGS = {
     "winter": "That winter the snow fell upwards.",
 }
 SECOND_LINE = "The next morning everything was different."
+OTHER_IDEA = "But that was only what the cat had dreamed."
 SLEEP_LIMIT = 30.0
 ANSWER_LIMIT = 30.0
 MID_SENTENCE = 8
-"""Pieces of each paragraph that are there when the silo is killed."""
+"""Pieces of each paragraph that are there when the silo is killed, or somebody has another idea."""
 
 
 class Demo:
     """The acts, and what was checked in them."""
 
-    def __init__(self, client: Client, cluster: LocalCluster, stage: Stage) -> None:
+    def __init__(self, client: Client, cluster: LocalCluster, stage: Stage, checks: Checks) -> None:
         self.client = client
         self.cluster = cluster
         self.stage = stage
-        self.checks: list[tuple[bool, str]] = []
+        self.check = checks
         self.readers = {name: Reader(name, partial(self._show, name)) for name in OPENINGS}
         self.pieces = Counter[str]()
         """How many pieces of its paragraph each session has told."""
+        self.writing: set[str] = set()
+        """The sessions that write now ..."""
         self.mid_sentence = asyncio.Event()
-        """All of them have told a few."""
+        """... and whether all of them have told a few."""
         for name in OPENINGS:
             stage.rows[f"session-{name}"] = Row()
-
-    def check(self, what: str, *, fulfilled: bool) -> None:
-        """Note whether a promise was kept."""
-        self.checks.append((fulfilled, what))
-        self.stage.say(f"  {'ok  ' if fulfilled else 'FAIL'} {what}", style="" if fulfilled else "bold red")
 
     async def follow_placements(self) -> None:
         """Keep the view of who lives where up to date."""
@@ -74,8 +76,14 @@ class Demo:
         row.text += piece
         self.pieces[name] += 1
         row.status = "writing" if self.pieces[name] > 1 else "thinking"
-        if len(self.pieces) == len(OPENINGS) and min(self.pieces.values()) >= MID_SENTENCE:
+        if all(self.pieces[name] >= MID_SENTENCE for name in self.writing):
             self.mid_sentence.set()
+
+    def begin(self, *names: str) -> None:
+        """These are about to write."""
+        self.pieces.clear()
+        self.writing = set(names)
+        self.mid_sentence.clear()
 
     async def write(self, name: str, line: str) -> None:
         """Add a line to a story and read the continuation as it comes."""
@@ -84,8 +92,7 @@ class Demo:
 
     async def write_all(self, lines: dict[str, str]) -> None:
         """All stories at once."""
-        self.pieces.clear()
-        self.mid_sentence.clear()
+        self.begin(*lines)
         started = time.monotonic()
         before = sum(len(reader.text) for reader in self.readers.values())
         await asyncio.gather(*(self.write(name, line) for name, line in lines.items()))
@@ -127,6 +134,9 @@ class Demo:
             fulfilled=bool(homes) and victim not in homes,
         )
 
+        self.stage.say("Act 4: somebody has another idea in mid-sentence", style="bold")
+        await self.redirect(next(iter(OPENINGS)))
+
     def check_texts(self, stories: dict[str, Story], *, turns: int, what: str) -> None:
         """Compare what the sessions remember with what was read while they wrote."""
         wrong = [n for n, story in stories.items() if story.text != self.readers[n].text or story.turns != turns]
@@ -134,6 +144,26 @@ class Demo:
         flaws = {name: reader.flaws for name, reader in self.readers.items() if reader.flaws}
         details = f" (wrong: {wrong}, empty: {empty}, flaws: {flaws})" if wrong or empty or flaws else ""
         self.check(what + details, fulfilled=not details)
+
+    async def redirect(self, name: str) -> None:
+        """Let a session go on, and interrupt it with another line as soon as the model writes."""
+        reader, session = self.readers[name], Session.ref(name)
+        before = reader.text
+        self.begin(name)
+        writing = asyncio.create_task(reader.write(SECOND_LINE))
+        await self.in_mid_sentence(writing)
+        await asyncio.gather(writing, reader.write(OTHER_IDEA, on_busy="interrupt"))
+        self.stage.rows[f"session-{name}"].status = ""
+        left, _, other = reader.text.removeprefix(before).partition(END)
+        self.stage.say(f"  {left} ...\n  {other.strip()}")
+        self.check(
+            "the model stopped where it was, and went on from the other idea",
+            fulfilled=left.startswith(SECOND_LINE)
+            and other.startswith(OTHER_IDEA)
+            and len(other) > len(OTHER_IDEA + END),
+        )
+        story = await session.options(timeout=ANSWER_LIMIT).read()
+        self.check("what was written until then stays", fulfilled=story.text == reader.text and not reader.flaws)
 
     async def all_asleep(self) -> bool:
         """Wait until no session is active."""
@@ -144,10 +174,15 @@ class Demo:
             await asyncio.sleep(0.2)
         return False
 
-    async def kill_one(self, writing: "asyncio.Task[None]") -> tuple[str, list[str]]:
-        """Kill the silo with the most sessions in mid-sentence; return its name, and these sessions."""
+    async def in_mid_sentence(self, writing: "asyncio.Task[None]") -> None:
+        """Return when all that write have told a few pieces, or are done."""
         mid_sentence = asyncio.create_task(self.mid_sentence.wait())
         await asyncio.wait({mid_sentence, writing}, return_when=asyncio.FIRST_COMPLETED)
+        mid_sentence.cancel()
+
+    async def kill_one(self, writing: "asyncio.Task[None]") -> tuple[str, list[str]]:
+        """Kill the silo with the most sessions in mid-sentence; return its name, and these sessions."""
+        await self.in_mid_sentence(writing)
         placements = await self.client.placements("session")
         busy = [address for address in placements if self.stage.rows[address].status]
         victim = Counter(placements[address] for address in busy).most_common(1)[0][0] if busy else "n1"
@@ -162,6 +197,7 @@ class Demo:
 async def run(*, interactive: bool) -> int:
     """Set the stage, play, and tell what was checked. Returns the exit status."""
     stage = Stage()
+    checks = Checks(stage.say)
     with tempfile.TemporaryDirectory(prefix="agentsilo-demo-") as directory:
         stage.say("Starting the language model (the first time its weights are unpacked) ...")
         async with model_in_environment() as model:
@@ -173,16 +209,17 @@ async def run(*, interactive: bool) -> int:
                     if interactive:
                         await Conversation(client, cluster, list(OPENINGS)).run()
                         return 0
-                    demo = Demo(client, cluster, stage)
+                    demo = Demo(client, cluster, stage, checks)
                     follow = asyncio.create_task(demo.follow_placements())
                     try:
                         with stage:
                             await demo.play()
                     finally:
                         follow.cancel()
-    failed = [what for fulfilled, what in demo.checks if not fulfilled]
-    stage.say(f"\n{len(demo.checks) - len(failed)} of {len(demo.checks)} checks passed", style="bold")
-    return 1 if failed or not demo.checks else 0
+            stage.say(f"Act 5: on three new silos, an agent looks up how Python's library uses {SUBJECT}", style="bold")
+            async with investigating(stage, checks) as investigation:
+                await investigation.play(SUBJECT, INSTEAD)
+    return checks.exit_status()
 
 
 def main() -> None:

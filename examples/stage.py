@@ -43,7 +43,7 @@ class Stage:
 
     def say(self, text: str, *, style: str = "") -> None:
         """A line that stays."""
-        self.console.print(text, style=style, highlight=False)
+        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def place(self, placements: dict[str, str]) -> None:
         """Where each session lives now; one that is nowhere sleeps."""
