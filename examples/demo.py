@@ -156,14 +156,23 @@ class Demo:
         self.stage.rows[f"session-{name}"].status = ""
         left, _, other = reader.text.removeprefix(before).partition(END)
         self.stage.say(f"  {left} ...\n  {other.strip()}")
-        self.check(
-            "the model stopped where it was, and went on from the other idea",
-            fulfilled=left.startswith(SECOND_LINE)
-            and other.startswith(OTHER_IDEA)
-            and len(other) > len(OTHER_IDEA + END),
-        )
         story = await session.options(timeout=ANSWER_LIMIT).read()
-        self.check("what was written until then stays", fulfilled=story.text == reader.text and not reader.flaws)
+        self.check("the model was stopped while it wrote", fulfilled=await self.interruptions(name, story.turns) == 1)
+        went_on = left.startswith(SECOND_LINE) and other.startswith(OTHER_IDEA) and len(other) > len(OTHER_IDEA + END)
+        self.check(
+            "what it had written stays, and it went on from the other idea",
+            fulfilled=went_on and story.text == reader.text and not reader.flaws,
+        )
+
+    async def interruptions(self, name: str, turns: int) -> int:
+        """How many of a session's turns were interrupted, as its channel of turns tells."""
+        found: list[bool] = []
+        async for event in Session.ref(name).channel("$turns").subscribe():
+            if event.data["event"] == "committed":
+                found.append("reason" in event.data)
+                if len(found) == turns:
+                    break
+        return sum(found)
 
     async def all_asleep(self) -> bool:
         """Wait until no session is active."""

@@ -1,14 +1,19 @@
 """The sessions of ``examples/story.py`` when somebody has another idea, with a model that stops to think."""
 
 import asyncio
+import queue
+import sys
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 
 from cluster.testing import TestCluster
 from examples import story
+from examples.conversation import Conversation
 from examples.reader import Reader
 from examples.story import END, Session
+from tests.cluster.waiting import eventually
 
 
 class Model:
@@ -65,3 +70,27 @@ async def test_a_plain_interrupt_ends_the_paragraph(model: Model) -> None:
         assert await Session.ref("a").interrupt()
         await writing
         assert (await Session.ref("a").read()).text == reader.text == f"One. Once upon{END}"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_what_is_typed_while_it_is_written_interrupts_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    """On a terminal. Lines from elsewhere are taken one after the other."""
+    typed: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr("builtins.input", typed.get)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal)
+    if not terminal:
+        model.prompts.append("as if it had had its pause")
+    async with TestCluster(actors=[Session]), asyncio.timeout(60):
+        talking = Conversation(cast("Any", None), cast("Any", None), ["a"])
+        running = asyncio.create_task(talking.run())
+        typed.put("One.")
+        if terminal:
+            await eventually("it writes", lambda: talking._readers["a"].text.endswith("upon"))
+        typed.put("Two.")
+        whole = f"One. Once upon{'' if terminal else ' a time.'}{END}Two. Once upon a time.{END}"
+        await eventually("both are written", lambda: talking._readers["a"].text == whole)
+        typed.put("/quit")
+        await running
+    assert "Two. Once upon a time." in capsys.readouterr().out
