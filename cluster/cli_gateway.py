@@ -19,7 +19,7 @@ from cluster.gateway.chat.chat import parse_chats
 from cluster.gateway.options import OPTIONS, variable, words
 
 _FIELDS: Final = {setting.name: setting for setting in dataclasses.fields(GatewayOptions)}
-_KINDS: Final = {float: float | None, int: int | None, bool: bool | None}
+_KINDS: Final = {float: float | None, int: int | None, bool: bool | None, bool | None: bool | None}
 
 
 def with_gateway(command: Callable[..., None]) -> Callable[..., None]:

@@ -19,6 +19,7 @@ from cluster.gateway.auth import Verb, grant_of
 from cluster.gateway.auth.guard import Guard
 from cluster.gateway.body import Incoming
 from cluster.gateway.chat.routes import Chats
+from cluster.gateway.hosted import HostedTypes
 from cluster.gateway.hub import Hub
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.pages import Pages
@@ -58,9 +59,10 @@ class Gateway:
         self._options = options or GatewayOptions()
         self._hub = Hub(runtime)
         self._live = LiveReader(self._options, self._hub)
-        self._actors = ActorRoutes(self._options, self._hub)
+        hosted = HostedTypes()
+        self._actors = ActorRoutes(self._options, self._hub, hosted)
         self._streams = Streams(self._options, self._live)
-        self._channels = ActorChannels(self._options, self._live)
+        self._channels = ActorChannels(self._options, self._live, hosted)
         self._subscriptions = Subscriptions(self._options)
         self._chats = Chats(self._options, types or {}, self._hub)
         self._guard = Guard(self._options)

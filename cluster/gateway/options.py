@@ -58,7 +58,9 @@ class GatewayOptions:
     ping_interval: float = _setting("Seconds between pings on a WebSocket, and for their answers.", default=20.0)
     long_poll_timeout: float = _setting("Seconds that a long poll of a stream waits.", default=20.0)
     event_stream_lifetime: float = _setting("Seconds that server-sent events of a stream last.", default=60.0)
-    local_webhooks: bool = _setting("Webhooks may go to this machine over plain HTTP, for development.", default=True)
+    local_webhooks: bool | None = _setting(
+        "Webhooks may go to this machine over plain HTTP; by default where nobody needs a token.", default=None
+    )
     pages: str | None = _setting("Folder of web pages that is served to everybody at /.", default=None)
     chats: tuple[Chat, ...] = _setting(
         "A chat for clients: ai-sdk:/PATH=TYPE.HANDLER, or ag-ui:...; repeatable.", default=()
@@ -90,6 +92,11 @@ class GatewayOptions:
             raise ValueError(f"there is no folder {self.pages} with pages to serve (--pages, SILO_PAGES)")
         if not self.has_auth and (self.auth_issuer is not None or self.auth_audience is not None):
             raise ValueError("auth_issuer and auth_audience are checked in tokens: give auth_secret or auth_jwks, too")
+
+    @property
+    def allows_local_webhooks(self) -> bool:
+        """Whether webhooks may go to this machine."""
+        return not self.has_auth if self.local_webhooks is None else self.local_webhooks
 
     @property
     def has_auth(self) -> bool:
@@ -153,6 +160,7 @@ _BY_TYPE: Final[dict[object, Any]] = {
     float: float,
     int: int,
     bool: _flag,
+    bool | None: _flag,
     str | None: str,
     tuple[str, ...]: words,
     tuple[Chat, ...]: parse_chats,

@@ -7,11 +7,8 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers, QueryParams
 
-from actors.address import listed, parse_address
-from actors.errors import UnknownActorType
-from actors.runtime import Runtime
+from actors.address import parse_address
 from cluster.gateway.problems import Problem, bad_request
-from cluster.gateway.streams.names import BUILTIN_TYPES
 
 ROOT: Final = "/v1/actors/"
 
@@ -60,14 +57,6 @@ def check_address(address: str) -> None:
 def resources(address: str, channel: str | None = "output") -> tuple[str, ...]:
     """The names under which an actor, or one of its channels, may be granted. An empty one is no channel."""
     return (address, f"{address}/{channel}") if channel else (address,)
-
-
-def check_hosted(runtime: Runtime, address: str) -> None:
-    """Raise ``UnknownActorType`` for an actor that no silo hosts, or that is the gateway's own."""
-    kind = address.partition("-")[0]
-    if kind in BUILTIN_TYPES or (kind not in runtime.types and kind not in runtime.directory.types()):
-        known = listed(runtime.directory.types())
-        raise UnknownActorType(f"{address}: no silo hosts the type {kind!r} (known types: {known})")
 
 
 def timeout_of(query: QueryParams, headers: Headers) -> float | None:

@@ -15,11 +15,12 @@ from cluster.gateway.actors.event_stream import items_response
 from cluster.gateway.actors.events import ChannelEvents
 from cluster.gateway.actors.interrupt import interrupt_of
 from cluster.gateway.actors.messages import Message, arguments_of
-from cluster.gateway.actors.paths import ROOT, Path, check_hosted, check_key, parse_path, resources, timeout_of
+from cluster.gateway.actors.paths import ROOT, Path, check_key, parse_path, resources, timeout_of
 from cluster.gateway.actors.presence import Presence
 from cluster.gateway.actors.socket import Socket
 from cluster.gateway.auth import Verb, grant_of
 from cluster.gateway.body import read_body
+from cluster.gateway.hosted import HostedTypes
 from cluster.gateway.hub import Hub
 from cluster.gateway.json_values import read_json, to_json
 from cluster.gateway.options import GatewayOptions
@@ -35,9 +36,10 @@ _VERBS: Final[dict[str, Verb]] = {
 class ActorRoutes:
     """Answers the requests to one actor, whichever silo it lives on."""
 
-    def __init__(self, options: GatewayOptions, hub: Hub) -> None:
+    def __init__(self, options: GatewayOptions, hub: Hub, hosted: HostedTypes) -> None:
         self._options = options
         self._hub = hub
+        self._hosted = hosted
         self._presence = Presence()
         self._events = ChannelEvents(hub)
         self._sockets: WeakSet[Socket] = WeakSet()
@@ -56,8 +58,10 @@ class ActorRoutes:
         names = resources(path.address)
         if not any(grant.allows(verb, *names) for verb in _VERBS.values()):
             grant.check("read", *names)
-        check_hosted(runtime, path.address)
-        socket = Socket(runtime, self._hub, self._presence, grant=grant, address=path.address, options=self._options)
+        self._hosted.check(runtime, path.address)
+        socket = Socket(
+            runtime, self._hub, self._presence, self._hosted, grant=grant, address=path.address, options=self._options
+        )
         self._sockets.add(socket)
         return socket
 
@@ -74,7 +78,7 @@ class ActorRoutes:
             raise Problem(
                 405, "MethodNotAllowed", f"{path.action} is a {method}", headers={"Allow": f"{method}, OPTIONS"}
             )
-        check_hosted(runtime, path.address)
+        self._hosted.check(runtime, path.address)
         match path.action:
             case "events":
                 return await self._events.respond(request, path.address, grant.expires)

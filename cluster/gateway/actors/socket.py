@@ -25,9 +25,10 @@ from cluster.gateway.actors.frames import (
     id_of,
     read_frame,
 )
-from cluster.gateway.actors.paths import check_address, check_hosted, resources
+from cluster.gateway.actors.paths import check_address, resources
 from cluster.gateway.actors.presence import Attendee, Presence
 from cluster.gateway.auth import Grant, Verb
+from cluster.gateway.hosted import HostedTypes
 from cluster.gateway.hub import Hub
 from cluster.gateway.json_values import UNREADABLE, read_json, to_json
 from cluster.gateway.options import GatewayOptions
@@ -53,6 +54,7 @@ class Socket:
         runtime: Runtime,
         hub: Hub,
         presence: Presence,
+        hosted: HostedTypes,
         *,
         grant: Grant,
         address: str,
@@ -61,6 +63,7 @@ class Socket:
         self._runtime = runtime
         self._hub = hub
         self._presence = presence
+        self._hosted = hosted
         self._grant = grant
         self._address = address
         self._options = options
@@ -153,7 +156,7 @@ class Socket:
         check_address(address)
         channel = frame.channel if isinstance(frame, SubscribeFrame) else None
         self._grant.check(_VERBS[type(frame)], *resources(address, channel))
-        check_hosted(self._runtime, address)
+        self._hosted.check(self._runtime, address)
         if frame.id in self._requests or frame.id in self._subscriptions:
             raise bad_request("something with this id is open already", name="IdInUse")
         if isinstance(frame, SubscribeFrame):

@@ -21,6 +21,7 @@ from actors.ref import ActorRef, Options
 from actors.runtime import Runtime
 from cluster.gateway.auth import grant_of
 from cluster.gateway.body import read_body
+from cluster.gateway.hosted import HostedTypes
 from cluster.gateway.hub import Hub
 from cluster.gateway.json_values import check_count, read_json
 from cluster.gateway.options import GatewayOptions
@@ -30,7 +31,6 @@ from cluster.gateway.streams.appender import PATIENCE
 from cluster.gateway.streams.entries import Tail
 from cluster.gateway.streams.free_standing import response_to
 from cluster.gateway.streams.live import LiveReader
-from cluster.gateway.streams.names import BUILTIN_TYPES
 from cluster.gateway.streams.offsets import NOW, START, Offset
 from cluster.gateway.streams.reading import Page, cacheable
 from cluster.gateway.streams.stream_headers import headers_of, live_of, offset_of, write_of
@@ -44,17 +44,17 @@ _METHODS: Final = "GET, HEAD, POST, OPTIONS"
 class ActorChannels:
     """Answers the requests to one channel of an actor."""
 
-    def __init__(self, options: GatewayOptions, live: LiveReader) -> None:
+    def __init__(self, options: GatewayOptions, live: LiveReader, hosted: HostedTypes) -> None:
         self._options = options
         self._live = live
+        self._hosted = hosted
 
     def find(self, runtime: Runtime, path: str) -> Channel | None:
         """The channel that a path names, if the first of its two parts is the address of an actor of this cluster."""
         address, slash, name = path.partition("/")
         if not slash or "/" in name or not is_address(address):
             return None
-        kind = address.partition("-")[0]
-        if kind in BUILTIN_TYPES or (kind not in runtime.types and kind not in runtime.directory.types()):
+        if not self._hosted.has(runtime, address):
             return None
         try:
             return Channel(actor_ref(address), name)

@@ -165,7 +165,7 @@ class Subscriptions:
             _path(wanted.pattern)
         streams = tuple(sorted(set(_paths(wanted.streams))))
         if wanted.type == "webhook" and wanted.webhook is not None:
-            local = self._options.local_webhooks
+            local = self._options.allows_local_webhooks
             try:
                 check_url(wanted.webhook.url, local=local)
             except UnsafeUrl as error:

@@ -7,6 +7,7 @@ from actors import actor_ref
 from cluster import Silo
 from cluster.etcd import EtcdServer
 from tests.cluster.house import House
+from tests.cluster.waiting import eventually
 from tests.gateway.conftest import OPTIONS, Open, Shut
 from tests.gateway.http_client import Gateway
 
@@ -138,3 +139,31 @@ async def test_a_channel_is_written_through_a_silo_that_does_not_host_its_class(
         assert (await gateway.post("shut-1/output", "1", **JSON)).status == 403
         assert (await gateway.post("open-1/output", "", Stream_Closed="true")).status == 204
         assert (await gateway.post("open-1/output", "[3]", **JSON)).status == 409
+
+
+async def test_while_nobody_hosts_a_type_its_actors_are_away_and_not_unknown(
+    etcd_server: EtcdServer, tmp_path: Path
+) -> None:
+    """What a client takes for final must not be said of what comes back; nor may a stream take a channel's name."""
+    async with House(etcd_server, tmp_path, lease_ttl=2) as house:
+        (first,) = await house.start("a", actors=[Open])
+        (other,) = await house.start("b", actors=[], http="127.0.0.1:0", gateway=OPTIONS)
+        assert other.http is not None
+        gateway = Gateway(other.http)
+        assert (await gateway.post("open-1/output", "[1]", **JSON)).status == 204
+        await first.stop()
+
+        async def is_away() -> bool:
+            return (await gateway("GET", "/v1/actors/open-1/events?after=0")).status == 503
+
+        await eventually("the silo's leaving is known", is_away)
+        assert (await gateway.put("open-1/output", "[2]", **JSON)).status == 503
+        assert (await gateway.get("open-1/output")).status == 503
+        assert (await gateway.get("nobody-1/output")).status == 404
+        await house.start("c", actors=[Open])
+
+        async def is_back() -> bool:
+            return (await gateway.get("open-1/output")).status == 200
+
+        await eventually("it is back", is_back)
+        assert (await gateway.get("open-1/output")).json == [1]
