@@ -152,6 +152,11 @@ class ChannelLog:
             if not waiter.done():
                 waiter.set_result(None)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody reads its tail."""
+        return self._readers > 0
+
     def join(self) -> None:
         """One more reads."""
         self._readers += 1

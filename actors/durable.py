@@ -47,7 +47,7 @@ from actors.records import (
 from actors.reminders import Reminders
 from actors.retention import SYSTEM, Trimmer
 from actors.signals import Signals
-from actors.turn_log import TurnLog
+from actors.turn_log import TURNS, TurnLog
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -250,6 +250,12 @@ class Durable:
             self._turn_log = TurnLog(self)
         return self._turn_log
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody reads the channel of turns."""
+        log = self.channels.get(TURNS) if self.channels else None
+        return log is not None and log.is_read
+
     def _now(self) -> float:
         return self._activation.runtime.clock.time()
 
@@ -300,7 +306,7 @@ class Durable:
             self._reminders().advance(turn.reminder, put, self._drop)
             self._then.append(self._reminders().start)
             turn.reminder = None
-        if turn.watched:
+        if turn.seen:
             self.turn_log.accepted(turn, put, self._now())
 
     # -- commits ----------------------------------------------------------------------------------------------------
@@ -413,10 +419,11 @@ class Durable:
         # What it asked others is forgotten there once it is over: then it must not run again, and ask again, either.
         kept = turn.answerable and (request.key or turn.asked)
         steered = turn.steered_by(answer)
-        if state is None and not effects and not turn.row and not kept and not turn.interrupted and not steered:
+        writes = effects or turn.row or kept or turn.interrupted or steered or turn.seen
+        if state is None and not writes:
             return None
         self._then.append(partial(self.inbox.settled, turn))
-        told = (turn.run is not None or turn.watched or self._turn_log is not None) and not effects.erase
+        told = (turn.run is not None or turn.seen or self._turn_log is not None) and not effects.erase
         heads = self.turn_log.heads() if told else {}
         put, drop = self._gather(effects)
         if told:

@@ -283,6 +283,13 @@ class Turn:
         return WATCH in self.request.headers
 
     @property
+    def seen(self) -> bool:
+        """Whether all of it is told of: its sender wants that, or somebody reads the channel of turns now."""
+        if self.spec.lane is not Lane.TURN or self.request.handler == TIMER or self.activation.durable is None:
+            return False
+        return self.watched or self.activation.durable.is_watched
+
+    @property
     def interruption(self) -> Interruption:
         """Whether somebody stops it."""
         if self._interruption is None:
@@ -437,6 +444,8 @@ class Turn:
         result = None
         try:
             try:
+                if self.seen:
+                    await self.journal.write({})
                 work = self.spec.function(self._actor(), *args, **kwargs)
                 if self.spec.streams:
                     work = self._pump(work)
@@ -466,7 +475,9 @@ class Turn:
         """Whether there is nothing to wait for, and nothing to write."""
         if state is not None or self._must_wait():
             return False
-        writes = self.row or self.effects or self.asked or self.request.key or self.interrupted or self.steering
+        writes = (
+            self.row or self.effects or self.asked or self.request.key or self.interrupted or self.seen or self.steering
+        )
         return self.activation.durable is None or not writes
 
     def _log_if_unheard(self, error: BaseException) -> None:

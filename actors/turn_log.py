@@ -1,7 +1,8 @@
 """``$turns``: the channel in which an actor's turns can be watched.
 
 What is told rides on commits that the turn makes anyway. Told are turns that are seen from outside before they end
-(they journal a step or stream), and those whose sender asked for it with the header ``$watch``.
+(they journal a step or stream), those whose sender asked for it with the header ``$watch``, and all while somebody
+reads the channel: these have a commit for their beginning.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +41,7 @@ class TurnLog:
 
     def accepted(self, turn: "Turn", put: dict[bytes, bytes], at: float) -> None:
         """The message is in the durable inbox."""
-        if turn.watched and not turn.recovered:
+        if turn.seen and not turn.recovered:
             self._tell(turn, put, {"event": "accepted", "at": at})
 
     def started(self, turn: "Turn", put: dict[bytes, bytes], at: float) -> None:
@@ -67,6 +68,8 @@ class TurnLog:
         at: float,
     ) -> None:
         """The turn is over. ``heads``: where channels ended before the commit in which it is."""
+        if turn.seen and self.begun(turn) is None:
+            self._tell(turn, put, {"event": "started", "at": at, "channels": heads})
         if isinstance(answer, Failure):
             if answer.error == TurnInterrupted.__name__:
                 found: dict[str, Any] = {"event": "interrupted", "reason": turn.interruption.reason or ""}
@@ -115,7 +118,7 @@ class TurnLog:
         at: float,
     ) -> None:
         run = turn.run or self._runs.pop(turn.number, None)
-        if run is None and not turn.watched:
+        if run is None and not turn.seen:
             return
         if run is not None:
             drop.append(RUN + turn.number)

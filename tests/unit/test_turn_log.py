@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from actors import Actor, ActorFailed, TurnInterrupted, actor_ref, handler, records
+from actors.ref import caller
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
-from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon
+from tests.unit.fakes import LoopTime, ScriptedStore, settle, soon, until
 
 REF = actor_ref("author-1")
 WATCHED = REF.options(headers={"$watch": "1"})
@@ -19,6 +20,11 @@ WATCHED = REF.options(headers={"$watch": "1"})
 class Author(Actor):
     reached: ClassVar[asyncio.Event]
     hang: ClassVar[asyncio.Event]
+
+    @handler
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.hang.wait()
 
     @handler
     async def plain(self) -> int:
@@ -217,3 +223,26 @@ async def test_a_step_that_is_stopped_tells_nothing_more(
     await settle()
     rows = await store.read("author-1", records.item_prefix("$turns"), records.KEYED, limit=9)
     assert rows == []
+
+
+async def test_while_somebody_reads_all_turns_are_told_of_from_their_beginning(
+    start: Start, store: ScriptedStore
+) -> None:
+    boot(start, store)
+    assert await soon(REF.plain()) == 1
+    reading = asyncio.create_task(turns(5))
+    runtime = caller()
+    assert isinstance(runtime, Runtime)
+    await until(lambda: runtime.activations["author-1"].durable_side.is_watched, "somebody reads")
+    assert await soon(REF.plain()) == 1
+    call = asyncio.ensure_future(REF.wait())
+    await soon(Author.reached.wait())
+    await settle()
+    Author.hang.set()
+    await soon(call)
+    found = await soon(reading)
+    told = [(entry["event"], entry["handler"]) for entry in found]
+    assert told == [
+        ("started", "plain"), ("committed", "plain"), ("accepted", "wait"), ("started", "wait"), ("committed", "wait"),
+    ]  # fmt: skip
+    assert "result" not in found[1]  # who may read the channel is not who has asked
