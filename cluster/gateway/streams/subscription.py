@@ -147,6 +147,8 @@ class Subscription(Actor, type="stream_subscription", idle_timeout=60):
             return SubscriptionOutcome("wrong_type")
         if state.holder is not None and state.lease_until > time.time():
             return SubscriptionOutcome("claimed", holder=state.holder, generation=state.generation)
+        if state.holder is not None:  # its lease has ended, which the reminder has yet to say
+            await self._end_wake()
         if not self._pending():
             await self._ask_for_tails()
         if not self._pending():

@@ -13,6 +13,7 @@ from actors import actor_ref
 from cluster import Silo
 from cluster.gateway.streams.index import matches
 from cluster.gateway.streams.stream import Stream
+from cluster.gateway.streams.subscription import Subscription
 from cluster.gateway.streams.webhook_keys import keys_address
 from cluster.gateway.streams.webhook_url import Target, UnsafeUrl, check_url, resolve
 from tests.cluster.waiting import eventually
@@ -101,6 +102,21 @@ async def test_a_lease_that_ends_wakes_anew_and_fences_the_old_holder_off(gatewa
     assert (await told(gateway, "ack", forged, new["token"])).json == {"ok": True, "next_wake": True}
     events = (await gateway.get("wakes")).json
     assert [event["generation"] for event in events][:2] == [old["generation"], new["generation"]]
+
+
+async def test_a_claim_that_comes_before_the_reminder_of_the_lease_s_end_is_a_wake_of_its_own(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(self: Subscription, name: str) -> None:
+        pass
+
+    monkeypatch.setattr(Subscription, "on_reminder", late)
+    await gateway.put("wakes", "[]", **JSON)
+    await subscribe(gateway, type="pull-wake", pattern="events/*", wake_stream="wakes")
+    await gateway.put("events/a", "[1]", **JSON)
+    old, new = await claimed(gateway), await claimed(gateway)
+    assert new["generation"] == old["generation"] + 1
+    assert new["wake_id"] != old["wake_id"]
 
 
 async def test_existing_streams_are_linked_at_their_tail(gateway: Gateway) -> None:
