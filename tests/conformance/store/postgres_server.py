@@ -111,11 +111,13 @@ class PostgresServer:
         ready.set()
 
     def _run(self, program: str, *arguments: str) -> None:
+        # Where setpriv changes the user, this process need not fork for it: gRPC's threads may crash a fork.
+        become = _dies_with_parent()
         subprocess.run(
-            [str(binaries() / program), "-D", str(self._data), *arguments],
+            [*become, str(binaries() / program), "-D", str(self._data), *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
-            user=self._owner,
+            user=None if become else self._owner,
             cwd="/",
         )
 
