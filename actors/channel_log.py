@@ -57,7 +57,7 @@ class ChannelLog:
         self._tail: deque[tuple[int, ChannelItem]] | None = None
         self._readers = 0
         self._ended = False
-        self._waiting: set[asyncio.Future[None]] | None = None
+        self._waiting: dict[asyncio.Future[None], None] | None = None
 
     def append(
         self, put: dict[bytes, bytes], cut: list[Cut], items: Sequence[ChannelItem], at: float
@@ -178,13 +178,13 @@ class ChannelLog:
     async def change(self) -> None:
         """Wait for more entries, or for the end."""
         if self._waiting is None:
-            self._waiting = set()
+            self._waiting = {}
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
+        self._waiting[waiter] = None
         try:
             await waiter
         finally:
-            self._waiting.discard(waiter)
+            self._waiting.pop(waiter, None)
 
     async def read(self, store: Store, address: str, offset: int) -> list[tuple[int, ChannelItem]]:
         """Some durable entries from ``offset`` on, in order: from memory if they are there, else from the store.

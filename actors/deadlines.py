@@ -20,7 +20,7 @@ class Deadlines(Generic[T]):
     def __init__(self, loop: asyncio.AbstractEventLoop, expire: Callable[[T], None]) -> None:
         self._loop = loop
         self._expire = expire
-        self._calls: dict[float, set[T]] = {}
+        self._calls: dict[float, dict[T, None]] = {}
         self._order: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -30,18 +30,18 @@ class Deadlines(Generic[T]):
         slot = (int((self._loop.time() + seconds) / grain) + 1) * grain
         calls = self._calls.get(slot)
         if calls is None:
-            calls = self._calls[slot] = set()
+            calls = self._calls[slot] = {}
             heapq.heappush(self._order, slot)
             if self._timer is None or slot < self._timer.when():
                 self._arm()
-        calls.add(call)
+        calls[call] = None
         return slot
 
     def discard(self, call: T, slot: float) -> None:
         """Stop waiting for a call."""
         calls = self._calls.get(slot)
         if calls is not None:
-            calls.discard(call)
+            calls.pop(call, None)
 
     def close(self) -> None:
         """Stop waiting for all of them."""
