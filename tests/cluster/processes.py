@@ -134,9 +134,10 @@ class Processes:
         return process
 
     def silo(self, name: str, *words: object, app: str = APP, env: Mapping[str, str] | None = None) -> Process:
-        """``silo start`` with the actors of these tests, on free ports."""
+        """``silo start`` with the actors of these tests, on free ports. It ends when the process of the tests does."""
         return self.start(
-            "start", app, "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *words, env=env
+            "start", app, "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
+            "--parent-pid", os.getpid(), *words, env=env,
         )  # fmt: skip
 
     async def run(
