@@ -41,7 +41,7 @@ class _Balancer:
                 return
             far_reader, far_writer = far
             writers.append(far_writer)
-            await asyncio.gather(_pass(reader, far_writer), _pass(far_reader, writer))
+            await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer))
         finally:
             del self._open[task]
 
@@ -66,7 +66,8 @@ class _Balancer:
             await asyncio.wait(tasks)
 
 
-async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Give what comes from ``source`` to ``target``, until one of them ends; then ``target`` is closed."""
     try:
         while data := await source.read(2**16):
             target.write(data)

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from examples.chat.balancer import pass_on
+
 
 class CuttingProxy:
     """Passes connections on to the first silo that takes one, beginning with the one after the last that did."""
@@ -29,7 +31,7 @@ class CuttingProxy:
             return
         far_reader, far_writer = far
         self._open |= {writer, far_writer}
-        sending = asyncio.create_task(_pipe(reader, far_writer))
+        sending = asyncio.create_task(pass_on(reader, far_writer))
         try:
             await self._pass(far_reader, writer)
         finally:
@@ -69,17 +71,6 @@ class CuttingProxy:
         for writer in self._open:
             self.cuts += 1
             writer.transport.abort()
-
-
-async def _pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    try:
-        while data := await source.read(2**16):
-            target.write(data)
-            await target.drain()
-    except OSError:
-        pass
-    finally:
-        target.close()
 
 
 @asynccontextmanager

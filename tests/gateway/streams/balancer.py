@@ -5,6 +5,8 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from examples.chat.balancer import pass_on
+
 
 @asynccontextmanager
 async def balanced(addresses: Sequence[str]) -> AsyncIterator[tuple[str, list[int]]]:
@@ -21,7 +23,7 @@ async def balanced(addresses: Sequence[str]) -> AsyncIterator[tuple[str, list[in
         except OSError:
             writer.transport.abort()
             return
-        await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
@@ -29,14 +31,3 @@ async def balanced(addresses: Sequence[str]) -> AsyncIterator[tuple[str, list[in
         yield f"{host}:{port}", counts
     finally:
         server.close()
-
-
-async def _pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    try:
-        while data := await source.read(2**16):
-            target.write(data)
-            await target.drain()
-    except OSError:
-        pass
-    finally:
-        target.close()
