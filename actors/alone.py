@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from actors.address import listed
 from actors.errors import ClusterUnavailable, UnknownActorType
@@ -33,12 +33,14 @@ class LonelyDirectory:
         """The types hosted here."""
         return self._types
 
-    def place(self, address: str) -> str:
+    def place(self, address: str, but: Collection[str] = ()) -> str:
         """Everything lives here."""
         type_name = address.partition("-")[0]
         if type_name not in self._types:
             known = listed(self._types)
             raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
+        if self._silo in but:
+            raise ClusterUnavailable(f"{address}: there is no other silo")
         if not self.open:
             raise ClusterUnavailable(f"{address}: {self._silo} is shutting down")
         return self._silo
@@ -61,6 +63,10 @@ class LonelyDirectory:
 
     async def release(self, address: str, epoch: int) -> None:
         """There is no entry to remove."""
+
+    async def transfer(self, address: str, epoch: int, silo: str) -> int | None:
+        """There is nobody else."""
+        return None
 
     async def outrun(self, address: str, stored: int) -> int:
         """Another process has used the store since: this one has lost it."""

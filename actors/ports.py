@@ -50,10 +50,11 @@ class Directory(Protocol):
         """The actor types that live members host, sorted."""
         ...
 
-    def place(self, address: str) -> str:
-        """The silo on which a new activation of the address should live.
+    def place(self, address: str, but: Collection[str] = ()) -> str:
+        """The silo on which a new activation of the address should live; none of those in ``but``.
 
-        Raises ``UnknownActorType`` where no live member hosts the type, ``ClusterUnavailable`` without members.
+        Raises ``UnknownActorType`` where no live member hosts the type, ``ClusterUnavailable`` without members that
+        come into question.
         """
         ...
 
@@ -79,6 +80,14 @@ class Directory(Protocol):
 
     async def release(self, address: str, epoch: int) -> None:
         """Remove the own entry, if it still is the one of that epoch."""
+        ...
+
+    async def transfer(self, address: str, epoch: int, silo: str) -> int | None:
+        """Make the live member ``silo`` the owner instead of this one, with nobody in between; return its epoch.
+
+        None where the own entry is not the one of ``epoch`` any more, or ``silo`` no member. Raises
+        ``ClusterUnavailable`` where the directory cannot answer: then it may have been done.
+        """
         ...
 
     async def outrun(self, address: str, stored: int) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextvars import Token
 from types import TracebackType
 from typing import Self
@@ -39,7 +39,7 @@ class _ClientDirectory:
     def types(self) -> Sequence[str]:
         return []
 
-    def place(self, address: str) -> str:
+    def place(self, address: str, but: Collection[str] = ()) -> str:
         return _GATEWAY
 
     def is_member(self, silo: str) -> bool:
@@ -56,6 +56,9 @@ class _ClientDirectory:
 
     async def release(self, address: str, epoch: int) -> None:
         pass
+
+    async def transfer(self, address: str, epoch: int, silo: str) -> int | None:
+        return None
 
     async def outrun(self, address: str, stored: int) -> int:
         raise ClusterUnavailable(f"{address}: a client hosts no actors")

@@ -7,7 +7,7 @@ record exists; after that anyone may take it over. The revision of the write, be
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from actors.errors import ClusterUnavailable
@@ -70,9 +70,9 @@ class EtcdDirectory:
         """The types of all members."""
         return sorted({name for member in self._membership.view.members.values() for name in member.types})
 
-    def place(self, address: str) -> str:
+    def place(self, address: str, but: Collection[str] = ()) -> str:
         """See ``Placement.choose``."""
-        return self._placement.choose(address, self._membership.view.members)
+        return self._placement.choose(address, self._membership.view.members, but)
 
     def is_member(self, silo: str) -> bool:
         """Whether its record was there when last heard of."""
@@ -118,10 +118,22 @@ class EtcdDirectory:
     async def release(self, address: str, epoch: int) -> None:
         """Remove the own entry of that epoch."""
         key = self._keys.actor(address)
+        await self._write(address, key, Op.txn(self._own_entry(key, epoch), [Op.delete(key)], []))
+
+    async def transfer(self, address: str, epoch: int, silo: str) -> int | None:
+        """Write the other member into the own entry of that epoch."""
+        key = self._keys.actor(address)
+        conditions = [
+            *self._own_entry(key, epoch),
+            *(Compare.exists(self._keys.silo(member)) for member in (self.silo, silo)),
+        ]
+        result = await self._write(address, key, Op.txn(conditions, [Op.put(key, silo.encode())], []))
+        return self._epoch(result.revision) if result.succeeded else None
+
+    def _own_entry(self, key: str, epoch: int) -> list[Compare]:
         revision = epoch & ((1 << ERA_BITS) - 1)
         # The value, too: an etcd that lost its past counts its revisions anew.
-        own_entry = [Compare.mod_revision(key, revision), Compare.value(key, self.silo.encode())]
-        await self._write(address, key, Op.txn(own_entry, [Op.delete(key)], []))
+        return [Compare.mod_revision(key, revision), Compare.value(key, self.silo.encode())]
 
     async def outrun(self, address: str, stored: int) -> int:
         """Find or make an era in which the verified claim is the highest epoch. See the port."""

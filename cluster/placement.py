@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 
 from actors.address import listed
@@ -26,8 +26,8 @@ class Placement:
         """A silo has reported its load: what was placed on it before is in that figure."""
         self._placed.pop(silo, None)
 
-    def choose(self, address: str, members: Mapping[str, Member]) -> str:
-        """The id of the silo for a new activation of the address.
+    def choose(self, address: str, members: Mapping[str, Member], but: Collection[str] = ()) -> str:
+        """The id of the silo for a new activation of the address, which is none of ``but``.
 
         Raises ``UnknownActorType`` if no member hosts the type, ``ClusterUnavailable`` if none of those takes new
         activations now or none fits the placement.
@@ -39,9 +39,12 @@ class Placement:
                 raise ClusterUnavailable(f"{address}: no silo is a member of the cluster")
             known = listed(name for member in members.values() for name in member.types)
             raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
-        candidates = [member for member in hosting if not member.draining]
+        candidates = [member for member in hosting if not member.draining and member.silo not in but]
         if not candidates:
-            raise ClusterUnavailable(f"{address}: every silo that hosts {type_name!r} is draining")
+            others = (
+                "no other silo that hosts {!r} takes activations" if but else "every silo that hosts {!r} is draining"
+            )
+            raise ClusterUnavailable(f"{address}: {others.format(type_name)}")
         chosen = self._by_strategy(hosting[0].types[type_name], type_name, address, candidates)
         self._placed[chosen] += 1
         return chosen

@@ -1,7 +1,7 @@
 """A directory for several silos in one process: membership and ownership as in etcd, without leases to run out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -72,9 +72,9 @@ class SharedDirectory:
         """The types of all members."""
         return sorted({name for member in self._table.members.values() for name in member.types})
 
-    def place(self, address: str) -> str:
+    def place(self, address: str, but: Collection[str] = ()) -> str:
         """See ``Placement.choose``."""
-        return self._placement.choose(address, self._table.members)
+        return self._placement.choose(address, self._table.members, but)
 
     def is_member(self, silo: str) -> bool:
         """Whether it is there now."""
@@ -104,6 +104,17 @@ class SharedDirectory:
         if self._table.owners.get(address) == Route(self._silo, epoch):
             del self._table.owners[address]
             self._table.next_revision()
+
+    async def transfer(self, address: str, epoch: int, silo: str) -> int | None:
+        """Make another member the owner."""
+        await asyncio.sleep(0)
+        members = self._table.members
+        if silo not in members or self._silo not in members:
+            return None
+        if self._table.owners.get(address) != Route(self._silo, epoch):
+            return None
+        self._table.owners[address] = Route(silo, self._table.next_revision())
+        return self._table.revision
 
     async def outrun(self, address: str, stored: int) -> int:
         """The table may be younger than the store: go on above what the store has seen."""

@@ -1,6 +1,7 @@
 """The router, between a runtime and the silos that it has links to."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -26,8 +27,8 @@ class RemoteDirectory(LonelyDirectory):
 
     elsewhere = "b.1"
 
-    def place(self, address: str) -> str:
-        super().place(address)
+    def place(self, address: str, but: Collection[str] = ()) -> str:
+        super().place(address, but)
         return self.elsewhere
 
     def is_member(self, silo: str) -> bool:

@@ -80,6 +80,49 @@ async def test_epochs_rise_when_the_owner_claims_its_own_entry_again(house: Hous
 
 
 @each_of_several
+async def test_an_entry_is_handed_over_with_nobody_in_between(house: House) -> None:
+    """Guards the comparison of the entry and of the new owner's record."""
+    n1, n2, n3 = [await house.join(name) for name in ("n1", "n2", "n3")]
+    for silo in (n1, n2, n3):
+        await knows(silo, n1.silo, n2.silo, n3.silo)
+    first = await n1.claim("session-1")
+
+    epoch = await n1.transfer("session-1", first.epoch, n2.silo)
+
+    assert epoch is not None
+    assert epoch > first.epoch
+    assert await n3.claim("session-1") == Route(n2.silo, epoch)
+    assert await n1.transfer("session-1", first.epoch, n3.silo) is None, "it is not n1's any more"
+    await n1.release("session-1", first.epoch)
+    assert await n3.claim("session-1") == Route(n2.silo, epoch)
+    assert await n2.transfer("session-1", first.epoch, n3.silo) is None, "that is not its epoch"
+    await house.end(n3)
+    assert await n2.transfer("session-1", epoch, n3.silo) is None, "n3 is gone"
+    assert (await n2.claim("session-1")).silo == n2.silo
+
+
+@each_of_several
+async def test_what_was_handed_over_is_the_new_owners_only(house: House) -> None:
+    n1, n2 = await house.join("n1"), await house.join("n2")
+    await knows(n1, n2.silo)
+    await knows(n2, n1.silo)
+    first = await n1.claim("session-1")
+    epoch = await n1.transfer("session-1", first.epoch, n2.silo)
+    assert epoch is not None
+
+    await n2.release("session-1", epoch)
+
+    assert (await n1.claim("session-1")).silo == n1.silo
+
+
+@each
+async def test_a_place_is_none_of_those_that_are_excluded(house: House) -> None:
+    n1 = await house.join("n1")
+    with pytest.raises(ClusterUnavailable, match="session-1"):
+        n1.place("session-1", but=[n1.silo])
+
+
+@each_of_several
 async def test_epochs_rise_from_owner_to_owner(house: House) -> None:
     n1, n2 = await house.join("n1"), await house.join("n2")
     await knows(n1, n2.silo)
