@@ -11,6 +11,7 @@ from actors.context import current_turn
 from actors.durable import Durable
 from actors.envelope import Request
 from actors.errors import ClusterUnavailable
+from actors.luggage import Luggage, put_back_attributes, put_back_timers, unpack
 from actors.ports import Fenced, Opened, StoreUnavailable
 from actors.records import Pending
 from actors.status import Status
@@ -24,7 +25,8 @@ log = logging.getLogger("actors")
 
 def start(activation: "Activation") -> None:
     """Activate: at once if there is nothing to load and nothing to run first, else in the background."""
-    if activation._state is not None or activation.durable is not None or activation.type.has_on_activate:
+    needs_time = activation._state is not None or activation.durable is not None or activation.type.has_on_activate
+    if needs_time or activation._luggage:
         activation.runtime.spawn(activate(activation))
         return
     try:
@@ -62,12 +64,15 @@ def _begin(activation: "Activation") -> None:
 async def activate(activation: "Activation") -> None:
     """Load what is stored, run on_activate, then start what waits. A failure ends the activation."""
     current_turn.set(Lifecycle(activation))
+    luggage, activation._luggage = unpack(activation._luggage, activation.address), b""
     try:
         if activation._state is not None or activation.durable is not None:
-            await _load(activation)
+            await _load(activation, luggage)
         async with asyncio.timeout(activation.runtime.settings.activation_timeout):
             _make_actor(activation)
+            put_back_attributes(activation, luggage)
             await activation.actor.on_activate()
+        put_back_timers(activation, luggage)
     except (StoreUnavailable, Fenced) as error:
         fail_activation(activation, ClusterUnavailable(f"{activation.address}: its state could not be loaded: {error}"))
     except KeyboardInterrupt:
@@ -84,10 +89,10 @@ async def activate(activation: "Activation") -> None:
             activation._ready = None
 
 
-async def _load(activation: "Activation") -> None:
+async def _load(activation: "Activation", luggage: Luggage) -> None:
     try:
         async with asyncio.timeout(activation.runtime.settings.activation_timeout):
-            opened = await _open(activation) if activation.type.stored else Opened()
+            opened = await _open(activation) if activation.type.stored else Opened(luggage.state)
     except TimeoutError:
         raise StoreUnavailable("the store did not answer in time") from None
     if activation._state is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,13 @@ from actors.mailbox import Mailbox
 from actors.ports import Commit
 from actors.reminders import Due
 from actors.status import Status
+from actors.timer import Timer
 from actors.turn import NOBODY, Turn
 from actors.view import View
 
 if TYPE_CHECKING:
     from actors.ports import Link
     from actors.runtime import LocalCaller, Runtime
-    from actors.timer import Timer
 
 log = logging.getLogger("actors")
 
@@ -51,8 +51,8 @@ class Activation:
 
     __slots__ = (
         "_arrivals", "_arriving", "_beside", "_broken", "_carried", "_closing_for", "_committing", "_failing",
-        "_failure", "_mailbox", "_ready", "_scheduled", "_state", "_timers", "_turn", "actor", "address", "durable",
-        "epoch", "idle_slot", "last_used", "runtime", "setbacks", "status", "type",
+        "_failure", "_luggage", "_mailbox", "_moves_to", "_ready", "_scheduled", "_state", "_timers", "_turn", "actor",
+        "address", "durable", "epoch", "idle_slot", "last_used", "runtime", "setbacks", "status", "type",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Activation:
         arrivals: Sequence[Turn] = (),
         counter: Counter | None = None,
         setbacks: int = 0,
+        luggage: bytes = b"",
     ) -> None:
         self.runtime = runtime
         self.address = address
@@ -87,6 +88,10 @@ class Activation:
         self._timers: dict[int, Timer] | None = None
         self._committing: asyncio.Future[None] | None = None
         self._closing_for: str | None = None
+        self._moves_to: str | None = None
+        """The silo to which it goes when it closes; "": to any; None: it goes to sleep."""
+        self._luggage = luggage
+        """What it brings from the silo where it was before."""
         self._failure: BaseException | None = None  # of activating
         self._ready: asyncio.Future[None] | None = None
         self._scheduled = False
@@ -119,6 +124,10 @@ class Activation:
         if self._beside or self._arrivals:
             return True
         return self.durable is not None and self.durable.busy
+
+    def rests_since(self, time: float) -> bool:
+        """Whether it is active and has had nothing to do since that time of the loop."""
+        return self.status is Status.ACTIVE and self._closing_for is None and self.last_used <= time and not self.busy
 
     @property
     def waiting(self) -> int:
@@ -214,6 +223,18 @@ class Activation:
             self.durable.admit(turn)
         elif durably:
             self.durable.flush()
+
+    def timers_left(self) -> "list[Timer]":
+        """Those that will fire."""
+        return list((self._timers or {}).values())
+
+    def add_timer(
+        self, callback: Callable[..., object], args: tuple[object, ...], *, after: float, every: float | None
+    ) -> "Timer":
+        """See ``Actor.timer``."""
+        number = self.runtime.next_id()
+        timer = self.timers[number] = Timer(self, number, callback, args, after=after, every=every)
+        return timer
 
     @property
     def timers(self) -> "dict[int, Timer]":
@@ -528,14 +549,28 @@ class Activation:
 
     # -- deactivation -----------------------------------------------------------------------------------------------
 
-    def request_deactivation(self, reason: str = "requested") -> None:
-        """Deactivate as soon as nothing runs. What waits is for the next activation."""
+    def migrate(self, to: str | None) -> None:
+        """Go on elsewhere when nothing runs. See ``Actor.migrate``."""
+        try:
+            self.request_deactivation("migration", to=self.runtime.migration.target(self.address, to))
+        except ClusterUnavailable as error:
+            log.info("%s: it stays where it is: %s", self.address, error)
+
+    def request_deactivation(self, reason: str = "requested", *, to: str | None = None) -> None:
+        """Deactivate as soon as nothing runs. What waits is for the next activation.
+
+        ``to``: move there then; "": to a silo that placement chooses.
+        """
         if self._closing_for is None and self.status in (Status.ACTIVE, Status.ACTIVATING):
-            self._closing_for = reason
+            self._closing_for, self._moves_to = reason, to
             if self.durable is not None:
                 self.durable.end_readers()
             if self.status is Status.ACTIVE:
                 self._next()
+
+    def cut_off(self) -> None:
+        """End what runs, whatever it does, so that the rest of the actor can go on elsewhere."""
+        leaving.cut_off(self)
 
     def _close(self) -> None:
         self.status = Status.CLOSING

@@ -4,7 +4,7 @@ import inspect
 import logging
 import sys
 from abc import ABCMeta
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
@@ -39,6 +39,7 @@ class ActorOptions(NamedTuple):
     public: bool = False
     channel_retention: Retention = ALL
     on_busy: OnBusy = "queue"
+    carries: tuple[str, ...] = ()
 
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ class Actor(metaclass=_ActorMeta):
     when the actor goes to sleep; "never"), ``idle_timeout`` (seconds without a message after which it is put to sleep),
     ``max_queue`` (waiting messages beyond which ``MailboxFull`` is raised), ``placement`` ("balanced", "local", "hash",
     "random", "labels:name=value" or a callable), ``public`` (``receive`` may be called, and channels be published to,
-    through the HTTP gateway), ``channel_retention`` (a ``Retention``: what of each channel is kept) and ``on_busy``
-    (what a message does to a running turn unless it says so itself, see ``ActorRef.options``).
+    through the HTTP gateway), ``channel_retention`` (a ``Retention``: what of each channel is kept), ``on_busy``
+    (what a message does to a running turn unless it says so itself, see ``ActorRef.options``) and ``carries`` (names of
+    attributes that it takes along when it moves to another silo, see ``migrate``).
 
     An annotation ``state: SomeClass`` (dataclass, msgspec.Struct or pydantic model whose fields all have defaults)
     gives the actor a durable state.
@@ -86,6 +88,7 @@ class Actor(metaclass=_ActorMeta):
         public: bool | None = None,
         channel_retention: Retention | Mapping[str, Any] | tuple[Any, ...] | None = None,
         on_busy: OnBusy | None = None,
+        carries: Iterable[str] | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -108,6 +111,7 @@ class Actor(metaclass=_ActorMeta):
             base.public if public is None else public,
             base.channel_retention if channel_retention is None else _retention(cls.__name__, channel_retention),
             base.on_busy if on_busy is None else on_busy,
+            base.carries if carries is None else _carries(cls.__name__, carries),
         )
         _check_options(cls.__name__, cls._options)
         cls._handlers = _collect_handlers(cls)
@@ -125,9 +129,10 @@ class Actor(metaclass=_ActorMeta):
         """
 
     async def on_deactivate(self, reason: str) -> None:
-        """Runs before the activation goes: ``reason`` is "idle", "requested" or "shutdown".
+        """Runs before the activation goes: ``reason`` is "idle", "requested", "migration" or "shutdown".
 
-        Changes of ``self.state`` are stored. It does not run when the silo dies or loses its lease.
+        "shutdown": its silo is drained, and it moves to another one if there is one. Changes of ``self.state`` are
+        stored. It does not run when the silo dies or loses its lease.
         """
 
     async def on_reminder(self, name: str) -> None:
@@ -182,6 +187,18 @@ class Actor(metaclass=_ActorMeta):
     def deactivate(self) -> None:
         """Put this activation to sleep when the running turn has ended. The next message wakes it up again."""
         self._activation.request_deactivation()
+
+    def migrate(self, to: str | None = None) -> None:
+        """Move this activation to another silo when the running turn has ended: to the one named ``to``, or to one that
+        the placement chooses.
+
+        What waits, readers of channels and timers that call methods of the actor go with it; a state that is stored is
+        loaded there, one that is not (``persist="never"``) travels; so do the attributes that the class option
+        ``carries`` names, as pickles where MessagePack cannot express them. There ``__init__`` runs, the attributes are
+        put back, and ``on_activate`` runs. Stays, and says so in the log, where no other silo takes it. A crash of the
+        silo on the way loses what is in memory only, as always. Raises ``ValueError`` if no silo named ``to`` hosts it.
+        """
+        self._activation.migrate(to)
 
     # -- durable work -----------------------------------------------------------------------------------------------
 
@@ -286,13 +303,11 @@ class Actor(metaclass=_ActorMeta):
     ) -> Timer:
         """Call ``callback(*args)`` as a turn of its own ``after`` some time, and then ``every`` so long after its end.
 
-        For the lifetime of this activation only; ``remind`` survives it. Raises ``ValueError`` like ``remind``.
+        It lives in memory: it goes with the activation when that moves, if ``callback`` is a method of the actor, and
+        ends with it otherwise; ``remind`` survives. Raises ``ValueError`` like ``remind``.
         """
-        number = self._activation.runtime.next_id()
         period = None if every is None else seconds("every", every, positive=True)
-        timer = Timer(self._activation, number, callback, args, after=seconds("after", after), every=period)
-        self._activation.timers[number] = timer
-        return timer
+        return self._activation.add_timer(callback, args, after=seconds("after", after), every=period)
 
     def delete(self) -> Coroutine[Any, Any, None]:
         """On a typed reference: see ``ActorRef.delete``. Inside the actor: erase everything when this turn commits."""
@@ -371,6 +386,14 @@ def _collect_handlers(actor: type[Actor]) -> dict[str, Handler]:
 
 
 _PLACEMENTS = ("balanced", "local", "hash", "random")
+
+
+def _carries(name: str, given: Iterable[str]) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for attribute in names:
+        if not attribute.isidentifier() or attribute in _RESERVED or attribute in _OWN_NAMES:
+            raise ValueError(f"class {name}: carries: {attribute!r} cannot be carried; self.state is kept anyhow")
+    return names
 
 
 def _retention(name: str, given: Retention | Mapping[str, Any] | tuple[Any, ...]) -> Retention:

@@ -128,6 +128,7 @@ class Query(msgspec.Struct, array_like=True, tag=12):
     id: int
     topic: str
     argument: str = ""
+    payload: bytes = b""
 
 
 Envelope = Request | Reply | Failure | Accepted | Item | End | Credit | Leave | Resolve | Located | NotHere | Query

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from actors import failure
-from actors.builtin import SUBSCRIBE
+from actors.builtin import SUBSCRIBE, TIMER
 from actors.context import current_turn
 from actors.durable import Write
 from actors.envelope import Mode
 from actors.errors import ActorError, ClusterUnavailable, ConnectionLost
+from actors.luggage import pack
 from actors.ports import Commit
 from actors.status import Status
 from actors.turn import Lifecycle, Turn
@@ -124,7 +125,7 @@ async def leave(
     runtime = activation.runtime
     if activation.durable is not None:
         await activation.durable.written()
-    if not handing_on:
+    if not handing_on and activation._moves_to is None:
         renew = renew or bool(activation._mailbox or activation._arrivals or activation._carried)
     if renew and activation.setbacks:
         await asyncio.sleep(min(FIRST_PAUSE * 2**activation.setbacks, LONGEST_PAUSE))
@@ -134,15 +135,25 @@ async def leave(
         _renew(activation)
         return
     activation._failing = True  # what comes from now on waits for the next owner, in its order
-    try:
-        await runtime.directory.release(activation.address, activation.epoch)
-    except Exception as error:  # the entry stays ours, and is claimed again or swept
-        log.warning("%s: could not be released: %s", activation.address, error)
+    moves = activation._moves_to is not None and not taken_over and activation._failure is None
+    luggage = pack(activation) if moves else b""
+    if not (moves and await runtime.migration.send_away(activation, luggage, activation._moves_to or "")):
+        if activation.gone:
+            return
+        if moves and not runtime.draining and runtime.may_act():
+            log.warning("%s: it stays on %s, because no other silo took it", activation.address, runtime.directory.silo)
+            _renew(activation, luggage)
+            return
+        try:
+            await runtime.directory.release(activation.address, activation.epoch)
+        except Exception as error:  # the entry stays ours, and is claimed again or swept
+            log.warning("%s: could not be released: %s", activation.address, error)
     if not activation.gone:
         _end(activation)
         runtime.remove(activation)
         runtime.hand_on(handing_on, began=True, lost=True)
-        runtime.hand_on(activation._waiting_turns())
+        # A fired timer has travelled as such.
+        runtime.hand_on(turn for turn in activation._waiting_turns() if not moves or turn.request.handler != TIMER)
 
 
 def _end(activation: "Activation") -> None:
@@ -150,12 +161,12 @@ def _end(activation: "Activation") -> None:
     activation.runtime.forget_idleness(activation)
     if activation.durable is not None:
         activation.durable.stop()
-    for timer in list((activation._timers or {}).values()):
+    for timer in activation.timers_left():
         timer.cancel()
 
 
-def _renew(activation: "Activation") -> None:
-    """Activate anew under the same claim."""
+def _renew(activation: "Activation", luggage: bytes = b"") -> None:
+    """Activate anew under the same claim, with what was packed for a journey."""
     _end(activation)
     counter = activation.durable.counter if activation.durable is not None else None
     arrivals = list(activation._arrivals.drain()) if activation._arrivals else []
@@ -169,9 +180,22 @@ def _renew(activation: "Activation") -> None:
         arrivals=arrivals,
         counter=counter,
         setbacks=activation.setbacks,
+        luggage=luggage,
     )
     activation.runtime.activations[activation.address] = new
     new.start()
+
+
+def cut_off(activation: "Activation") -> None:
+    """The time for its turns is over: they end here, and the actor goes on elsewhere as they have left it."""
+    lost = ConnectionLost(f"{activation.address}: its silo was stopped while the call was under way")
+    running = activation._running()
+    activation._turn, activation._beside = None, None
+    for turn in running:
+        if turn.task is not None:
+            turn.task.cancel()
+        turn.refuse(lost)
+    activation._next()
 
 
 def vanish(activation: "Activation") -> None:

@@ -33,6 +33,7 @@ from actors.errors import (
 )
 from actors.handler import HandlerSpec
 from actors.idleness import Idleness
+from actors.migration import MOVE, MOVED, Migration
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
 from actors.publishing import check_public
@@ -47,6 +48,7 @@ from actors.turn import Lifecycle, Turn
 log = logging.getLogger("actors")
 
 _STOPPED = "its silo was stopped"
+LAST_MOVES = 2.0  # seconds for what was cut off to go elsewhere with its memory
 
 
 class LocalCaller:
@@ -101,6 +103,7 @@ class Runtime:
         self._agenda = Agenda(self)
         self._ties = Ties(self)
         self._router = Router(self)
+        self.migration = Migration(self)
         # Once a silo was told NotHere, it is told so for every request until it asks again where the address is: else
         # one that comes when the actor has just been activated here would overtake those that are on their way back.
         self._bounced: set[tuple[Link, str]] = set()
@@ -417,6 +420,10 @@ class Runtime:
     async def _on_query(self, link: Link, query: Query) -> None:
         answer = self.queries.get(query.topic)
         try:
+            if query.topic in (MOVE, MOVED):
+                self.migration.on_query(link, query)
+                link.send(Reply(query.id, codec.encode(None)))
+                return
             if answer is None:
                 raise Rejected(f"this silo cannot answer {query.topic!r} (it can: {', '.join(sorted(self.queries))})")
             link.send(Reply(query.id, codec.encode(await answer(query.argument))))
@@ -443,6 +450,7 @@ class Runtime:
     def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
         """A link is gone. See ``LinkHandler``."""
         self._ties.closed(link)
+        self.migration.closed(link)
         not_sent = {envelope.id for envelope in unsent if type(envelope) is Request}
         for call in [call for call in self.calls if call.link is link]:
             if call.request.id in not_sent:
@@ -498,17 +506,26 @@ class Runtime:
         if actor_type is None:
             known = listed(self.directory.types())
             raise UnknownActorType(f"{address}: no silo hosts the type {type_name!r} (known types: {known})")
-        if self.draining or self.closed:
+        if self.closed or (self.draining and not self.migration.expects(address)):
             raise ClusterUnavailable(f"{address}: {self.directory.silo} is shutting down")
         if not self.may_act():
             raise ClusterUnavailable(f"{address}: {self.directory.silo} has lost its lease")
         incarnation = self.directory.silo
-        route = await self.directory.claim(address)
+        arrival = await self.migration.arrival(address)
+        if arrival is None:
+            route = await self.directory.claim(address)
+            if route.silo == incarnation:  # perhaps because it was handed over meanwhile
+                arrival = await self.migration.arrival(address)
+        else:
+            route = Route(incarnation, arrival.epoch)
         if route.silo == incarnation == self.directory.silo and self.may_act() and not self.closed:
-            activation = Activation(self, address, actor_type, route.epoch)
+            luggage = arrival.luggage if arrival is not None and arrival.epoch <= route.epoch else b""
+            activation = Activation(self, address, actor_type, route.epoch, luggage=luggage)
             self.activations[address] = activation
             self._router.arrived(address)  # before anything can go wrong: who waits here gets the reason
             activation.start()
+            if self.draining:  # it came when that had begun
+                activation.request_deactivation("shutdown", to="")
         elif route.silo == incarnation:
             raise ClusterUnavailable(f"{address}: {incarnation} lost its lease")
         return route
@@ -624,23 +641,31 @@ class Runtime:
         return task
 
     async def drain(self, *, limit: float) -> int:
-        """Deactivate every activation, storing its state; running turns have ``limit`` seconds to end.
+        """Move every activation to another silo, storing its state; running turns have ``limit`` seconds to end.
 
         Messages that wait are handed on to other silos, and calls that go through this one are waited for, within the
-        limit. Returns how many activations had to be dropped.
+        limit. Returns how many activations had to be cut off.
         """
         self.draining = True
         for activation in list(self.activations.values()):
-            activation.request_deactivation("shutdown")
+            activation.request_deactivation("shutdown", to="")
         end = self.loop.time() + limit
         while self._unfinished() and self.loop.time() < end:  # noqa: ASYNC110  # it only looks every 10 ms
             await asyncio.sleep(0.01)
+        left = len(self.activations)
         for activation in list(self.activations.values()):
             log.warning(
-                "%s: its turn did not end within %g s of the shutdown and is dropped", activation.address, limit
+                "%s: its turn did not end within %g s of the shutdown and is cut off", activation.address, limit
             )
-            await activation.give_back()
-        left = len(self.activations)
+            if activation.durable is None:  # what it has in memory can go on without the turn
+                activation.cut_off()
+            else:
+                await activation.give_back()
+                self.remove(activation)
+                activation.drop(_STOPPED)
+        end = self.loop.time() + LAST_MOVES
+        while self.activations and self.loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         self.stop_acting(_STOPPED)
         return left
 

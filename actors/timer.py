@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class Timer:
     """Calls a method of the actor as a turn of its own, once or again and again, until it is cancelled.
 
-    It is gone with the activation, and does not keep it awake; ``remind`` is for what has to survive.
+    It moves with the activation if it calls one of the actor's methods, and is gone with it otherwise. It does not keep
+    it awake; ``remind`` is for what has to survive.
     """
 
     def __init__(
@@ -27,15 +28,24 @@ class Timer:
     ) -> None:
         self._activation = activation
         self._number = number
-        self._callback = callback
-        self._args = args
-        self._every = every
+        self.callback = callback
+        self.args = args
+        self.every = every
         self._handle: asyncio.TimerHandle | None = activation.runtime.loop.call_later(after, self._fire)
 
     @property
     def active(self) -> bool:
         """Whether it will fire, or runs now."""
         return self._number in self._activation.timers
+
+    def left(self) -> float:
+        """Seconds until it fires; 0 if it has, and its turn is to come."""
+        return max(0.0, self._handle.when() - self._activation.runtime.loop.time()) if self._handle is not None else 0.0
+
+    def method_of(self, actor: object) -> str | None:
+        """The name of the actor's method that it calls, None if it calls something else."""
+        name = getattr(self.callback, "__name__", "")
+        return name if getattr(self.callback, "__self__", None) is actor and hasattr(type(actor), name) else None
 
     def cancel(self) -> None:
         """Do not fire again. May be called at any time."""
@@ -51,12 +61,12 @@ class Timer:
     async def run(self) -> None:
         """Its turn has come."""
         try:
-            result = self._callback(*self._args)
+            result = self.callback(*self.args)
             if inspect.isawaitable(result):
                 await result
         finally:
             if self.active:
-                if self._every is None:
+                if self.every is None:
                     self.cancel()
                 else:  # counted from the end of its turn, so that a slow one does not pile up
-                    self._handle = self._activation.runtime.loop.call_later(self._every, self._fire)
+                    self._handle = self._activation.runtime.loop.call_later(self.every, self._fire)

@@ -93,6 +93,9 @@ def start(
     drain_limit: Annotated[
         float, typer.Option(help="Seconds that running turns have at a shutdown.", envvar="SILO_DRAIN_LIMIT", min=0)
     ] = 10.0,
+    rebalance: Annotated[
+        bool, typer.Option(help="Move idle actors to silos that have far fewer.", envvar="SILO_REBALANCE")
+    ] = True,
     call_timeout: Annotated[
         float, typer.Option(help="Default seconds that calls wait.", envvar="SILO_CALL_TIMEOUT", min=0.001)
     ] = 300.0,
@@ -133,6 +136,7 @@ def start(
             etcd_timeout=etcd_timeout,
             lease_ttl=lease_ttl,
             drain_limit=drain_limit,
+            rebalance=rebalance,
             settings=Settings(call_timeout=call_timeout, max_payload=max_payload),
             gateway=gateway,
         )

@@ -33,11 +33,13 @@ from cluster.gateway.openapi import openapi_route
 from cluster.gateway.server import Server
 from cluster.inspect import open_inspection
 from cluster.keys import Keys
+from cluster.load import Load
 from cluster.member import Member
 from cluster.membership import Membership, NameTaken
 from cluster.overview import list_actors
 from cluster.parked_page import ParkedPage
 from cluster.placement import Placement
+from cluster.rebalancing import Rebalancer
 from cluster.store import open_store
 from cluster.suspicion import Suspicion
 from cluster.sweep import sweep
@@ -47,7 +49,6 @@ from cluster.witness import SiloWitness
 
 log = logging.getLogger("cluster.silo")
 
-REPORT_EVERY = 2.0
 SWEEP_AFTER = 5.0
 ANNOUNCE_LIMIT = 0.5  # what is left of the lease when etcd does not answer is for storing
 
@@ -61,7 +62,8 @@ class Silo:
     ``store``: ``memory:``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; all silos of a cluster share one.
     ``listen``: ``host:port`` for other silos and clients, port 0 picks a free one; ``advertise``: how they reach it, if
     that differs. ``http``: ``host:port`` for health checks and the gateway, None for none; ``gateway``: its settings,
-    by default those of the environment. ``lease_ttl``: seconds after which a silent silo's actors may be taken over.
+    by default those of the environment. ``rebalance``: whether idle actors may move to silos that have far fewer.
+    ``lease_ttl``: seconds after which a silent silo's actors may be taken over.
 
     As a context manager it starts, makes ``actor_ref`` work in the block, and stops.
     """
@@ -87,6 +89,7 @@ class Silo:
         etcd_timeout: float = 30.0,
         lease_ttl: int = 4,
         drain_limit: float = 10.0,
+        rebalance: bool = True,
         settings: Settings | None = None,
         gateway: GatewayOptions | None = None,
     ) -> None:
@@ -126,6 +129,7 @@ class Silo:
         self._insecure = insecure
         self._lease_ttl = lease_ttl
         self._drain_limit = drain_limit
+        self._rebalance = rebalance
         self._settings = settings or Settings()
         self._runtime: Runtime | None = None
         self._loop_watch: LoopWatch | None = None
@@ -242,7 +246,8 @@ class Silo:
         self._suspicion = Suspicion(witness, spawn=self._spawn)
         self.runtime.queries["probe"] = witness.tell
         await self._enter()
-        self._spawn(self._report_load())
+        rebalancer = Rebalancer(self._placement) if self._rebalance else None
+        self._spawn(Load(self.runtime, self._membership, rebalancer).report())
         self._spawn(self.runtime.keep_agenda())
 
     def _make_runtime(self, store: Store, directory: Directory) -> None:
@@ -413,22 +418,13 @@ class Silo:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _report_load(self) -> None:
-        assert self._membership is not None
-        while True:
-            await asyncio.sleep(REPORT_EVERY)
-            load = len(self.runtime.activations)
-            member = self._membership.member
-            if member is not None and member.load != load:
-                with contextlib.suppress(EtcdError):  # the next report will do
-                    await self._membership.update(load=load)
-
     # -- the end ----------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Deactivate and store every actor, hand messages on to the other silos, leave the cluster.
+        """Move every actor to the other silos with what it has in memory, and its messages; leave the cluster.
 
-        Running turns have ``drain_limit`` seconds to end. Cancelling ends everything at once, like ``abort``.
+        Running turns have ``drain_limit`` seconds to end; then durable ones go on elsewhere from their journal.
+        Cancelling ends everything at once, like ``abort``.
         """
         if self._stopping:
             await self.stopped.wait()

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from actors.envelope import Envelope, Failure, Item, Reply, Request
+from actors.envelope import Envelope, Failure, Item, Query, Reply, Request
 from cluster.transport.link_pb2 import Chunk, Frame
 
 METHOD: Final = "/agentsilo.link.v1.Link/Frames"
@@ -58,7 +58,7 @@ def weigh(envelope: Envelope) -> int:
             return _OVERHEAD + len(envelope.payload)
         headers = sum(len(name) + len(value) for name, value in envelope.headers.items())
         return _OVERHEAD + len(envelope.payload) + headers
-    if isinstance(envelope, Item):
+    if isinstance(envelope, Item | Query):
         return _OVERHEAD + len(envelope.payload)
     if isinstance(envelope, Failure):
         text = len(envelope.text) + len(envelope.message) + len(envelope.traceback)

@@ -32,7 +32,7 @@ def test_options_are_read_off_the_class() -> None:
         pass
 
     assert Session._type == "chat"
-    assert Session._options == ("never", 0.5, 3, "hash", True, Retention(), "queue")
+    assert Session._options == ("never", 0.5, 3, "hash", True, Retention(), "queue", ())
     assert Session.ref("1").address == "chat-1"
 
 
