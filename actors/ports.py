@@ -241,6 +241,11 @@ class Link(Protocol):
         """Whether the link is gone for good."""
         ...
 
+    @property
+    def departing(self) -> bool:
+        """Whether the other side wants nothing new on this link; it still answers what it was sent."""
+        ...
+
     def send(self, envelope: Envelope) -> None:
         """Queue an envelope; never blocks. What is queued together leaves together.
 

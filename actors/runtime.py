@@ -343,14 +343,17 @@ class Runtime:
         if call.request.attempt > self.settings.max_attempts:
             self.calls.end(call, call.lost())
         else:
-            self._router.hold(call, fence=link.peer if link is not None else "")
+            self._router.hold(call, fence=link.peer if link is not None and self.hosting else "")
 
     # -- what comes in over links -----------------------------------------------------------------------------------
 
     def on_envelopes(self, link: Link, envelopes: list[Envelope]) -> None:
         """Envelopes have arrived. See ``LinkHandler``."""
-        if self.closed:
-            return  # the links end next: their other sides ask elsewhere what they ask now
+        if self.closed:  # the links end next: their other sides ask elsewhere what they ask now
+            for envelope in envelopes:
+                if type(envelope) is Request:
+                    link.send(NotHere(envelope.id))
+            return
         for envelope in envelopes:
             kind = type(envelope)
             try:

@@ -73,7 +73,8 @@ class _GatewayTransport:
         self._dial = asyncio.Lock()
 
     def link(self, silo: str) -> Link | None:
-        return self._link if self._link is not None and not self._link.closed else None
+        link = self._link
+        return link if link is not None and not (link.closed or link.departing) else None
 
     async def connect(self, silo: str) -> Link:
         async with self._dial:

@@ -432,6 +432,8 @@ class Silo:
         self._stopping = True
         if self._gateway is not None:
             self._gateway.close()
+        if self._transport is not None:
+            self._transport.retire()
         try:
             if self._runtime is not None:
                 announcing = self._spawn(self._announce_draining())

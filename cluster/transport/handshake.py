@@ -6,6 +6,7 @@ direction, so that it is of no use on any other link.
 """
 
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -95,8 +96,10 @@ async def introduce(stream: Stream, identity: Identity, *, expected: str, is_sil
     return _introduction(hello), Frame(open=Open(proof=credentials.prove("dial", *parts))).SerializeToString()
 
 
-async def admit(stream: Stream, identity: Identity) -> Introduction | None:
-    """The accepting side; None if the dialling side thought better of it.
+async def admit(
+    stream: Stream, identity: Identity, *, closed_to: Callable[[Introduction], bool]
+) -> Introduction | None:
+    """The accepting side; None if the dialling side thought better of it. It is refused where ``closed_to`` says so.
 
     Raises ``Refusal`` whichever side refused: the other side has been told.
     """
@@ -106,6 +109,8 @@ async def admit(stream: Stream, identity: Identity) -> Introduction | None:
             raise Refusal(Refused.SILO, f"{identity.id!r} listens here, not {hello.expected!r}")
         if hello.id == identity.id:
             raise Refusal(Refused.SILO, f"{hello.id!r} is the id of the silo that it dialled")
+        if closed_to(_introduction(hello)):
+            raise Refusal(Refused.CLOSING, f"{identity.id} takes no more clients: it is draining")
         nonce = secrets.token_bytes(_NONCE_BYTES)
         parts = (identity.cluster, hello.id, identity.id, hello.nonce, nonce)
         proof = identity.credentials.prove("accept", *parts)

@@ -35,6 +35,7 @@ class GrpcLink:
         max_queued: int,
         on_envelopes: "Callable[[GrpcLink, list[Envelope]], None]",
         on_closed: "Callable[[GrpcLink, list[Envelope]], None]",
+        on_goodbye: "Callable[[GrpcLink], None]",
     ) -> None:
         self._stream = stream
         self._introduction = introduction
@@ -48,11 +49,15 @@ class GrpcLink:
         )
         self._on_envelopes = on_envelopes
         self._on_closed = on_closed
+        self._on_goodbye = on_goodbye
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._leaving = False
+        self._said_goodbye = False
+        self._peer_leaves = False
+        self._closing = False
         self._closed = False
         self._reason = ""
         self.broken = False
@@ -106,10 +111,22 @@ class GrpcLink:
         self._outgoing.push_control(data)
         self._rouse()
 
+    @property
+    def departing(self) -> bool:
+        """Whether the other side has said goodbye: it begins nothing here and takes nothing new, and still answers."""
+        return self._peer_leaves
+
     def leave(self) -> None:
-        """Send what is queued, say goodbye and let the other side end the link."""
+        """Send what is queued and say goodbye. The other side sends nothing new from then on, and says goodbye, too;
+        what it has sent before that arrives, and answers go both ways until the link ends.
+        """
         self._leaving = True
         self._rouse()
+
+    def close(self) -> None:
+        """Leave, and end the link when the other side has left and what is queued is sent."""
+        self._closing = True
+        self.leave()
 
     def end(self, reason: str) -> None:
         """End the link now and report what was not sent. Only the first call has an effect."""
@@ -153,8 +170,7 @@ class GrpcLink:
             while not self._closed:
                 data = await self._stream.read()
                 if not isinstance(data, bytes):
-                    self.broken = not (self._leaving or self._closed)
-                    self.end("the transport was closed" if self._leaving else f"{self.peer} ended the link or was lost")
+                    self._end_with_stream(f"{self.peer} ended the link or was lost")
                 elif not self._closed:
                     self._take(data)
         except Violation as error:
@@ -164,8 +180,13 @@ class GrpcLink:
             self.end("the stream was cancelled")
             raise
         except Exception as error:
-            self.broken = not (self._leaving or self._closed)
-            self.end(_why(error))
+            self._end_with_stream(_why(error))
+
+    def _end_with_stream(self, why: str) -> None:
+        self.broken = not (self._leaving or self._closed)
+        if self._peer_leaves:
+            why = f"{self.peer} said goodbye"
+        self.end("the transport was closed" if self._closing else why)
 
     def _take(self, data: bytes) -> None:
         try:
@@ -188,7 +209,9 @@ class GrpcLink:
                 raise Violation("more credit was returned than was used")
             self._rouse()
         elif kind == "bye":
-            self.end(f"{self.peer} said goodbye")
+            self._peer_leaves = True
+            self._on_goodbye(self)
+            self.leave()
         elif kind == "refused":
             self.end(f"{self.peer} refused the link: {frame.refused.text}")
         else:
@@ -215,22 +238,19 @@ class GrpcLink:
                     self._hand_over(returned)
                 if data is not None:
                     await write(data)
-                elif self._leaving and outgoing.empty:
+                elif self._leaving and outgoing.empty and not self._said_goodbye:
+                    self._said_goodbye = True
                     await write(_BYE)
-                    break
+                elif self._closing and self._peer_leaves and outgoing.empty:
+                    self.end("the transport was closed")  # the other side has sent all that it ever will
                 else:
                     self._wake = self._loop.create_future()
                     await self._wake
-            while not self._closed:
-                # The other side ends the link when it has read everything up to here.
-                self._wake = self._loop.create_future()
-                await self._wake
         except asyncio.CancelledError:
             self.end("the stream was cancelled")
             raise
         except Exception as error:
-            self.broken = not (self._leaving or self._closed)
-            self.end(_why(error))
+            self._end_with_stream(_why(error))
 
     def _rouse(self) -> None:
         wake = self._wake

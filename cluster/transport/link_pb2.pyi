@@ -268,7 +268,9 @@ Global___Credit: _TypeAlias = Credit  # noqa: Y015
 
 @_typing.final
 class Bye(_message.Message):
-    """Nothing follows from this side; the other one ends the stream when it has read this."""
+    """Nothing new follows from this side and nothing new is taken; answers go on. The other side says Bye, too, when it has
+    sent what it had queued, and whoever closes ends the stream then. Release 0.1.0 ended the stream when it read this.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

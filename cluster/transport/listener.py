@@ -30,7 +30,8 @@ class Listener:
     """Accepts links on one port.
 
     ``opened`` is called with the stream, the other side's introduction and its address for each handshake that
-    succeeded; the link that it returns is run until it ends. None turns the other side away.
+    succeeded; the link that it returns is run until it ends. None turns the other side away. ``closed_to`` is asked
+    during the handshake whom to refuse.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Listener:
         identity: Identity,
         *,
         opened: Callable[[Stream, Introduction, str], GrpcLink | None],
+        closed_to: Callable[[Introduction], bool],
         handshake_timeout: float,
         keepalive: float,
     ) -> None:
         self._identity = identity
         self._opened = opened
+        self._closed_to = closed_to
         self._handshake_timeout = handshake_timeout
         self._server = grpc.aio.server(options=server_options(keepalive=keepalive))
         self._server.add_generic_rpc_handlers((_Service(self._accept),))
@@ -70,7 +73,7 @@ class Listener:
 
     async def _accept(self, _: object, context: Any) -> None:
         where = context.peer()
-        handshake = asyncio.create_task(admit(context, self._identity))
+        handshake = asyncio.create_task(admit(context, self._identity, closed_to=self._closed_to))
         handshake.add_done_callback(_forget)
         done, _pending = await asyncio.wait({handshake}, timeout=self._handshake_timeout)
         if not done:

@@ -73,6 +73,7 @@ class GrpcTransport:
         self._attending: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
         self._on_loopback = True
+        self._retired = False
         self._closing: asyncio.Task[None] | None = None
         self._impatient = False
         self._all_closed: asyncio.Future[None] | None = None
@@ -105,6 +106,7 @@ class GrpcTransport:
         listener = Listener(
             self._identity,
             opened=self._accept,
+            closed_to=lambda introduction: self._retired and not introduction.is_silo,
             handshake_timeout=self._connect_timeout,
             keepalive=self._keepalive,
         )
@@ -145,6 +147,13 @@ class GrpcTransport:
     async def connect_to(self, endpoint: str) -> GrpcLink:
         """A link to whichever silo listens on ``host:port``: the open one, if there is one. Raises like ``connect``."""
         return await self._shared_dial("", endpoint)
+
+    def retire(self) -> None:
+        """Tell clients to go elsewhere with what they begin from now on, and take no new ones. Answers go on."""
+        self._retired = True
+        for link in self._open:
+            if not link.peer_is_silo:
+                link.leave()
 
     async def close(self) -> None:
         """Send what is queued, say goodbye and close everything, within about twice ``close_timeout`` and a second.
@@ -245,6 +254,7 @@ class GrpcTransport:
             max_queued=self._max_queued,
             on_envelopes=self._handler.on_envelopes,
             on_closed=self._closed,
+            on_goodbye=self._unlist,
         )
 
     def _register(self, link: GrpcLink) -> None:
@@ -255,12 +265,7 @@ class GrpcTransport:
         self._open.discard(link)
         if self._accepted.get(link.peer) is link:
             del self._accepted[link.peer]
-        if self._links.get(link.peer) is link:
-            del self._links[link.peer]
-            for other in self._open:
-                if other.peer == link.peer:
-                    self._links[link.peer] = other
-                    break
+        self._unlist(link)
         if not self._open and self._all_closed is not None and not self._all_closed.done():
             self._all_closed.set_result(None)
         self._attend(link.finish(self._close_timeout + _TEARDOWN))
@@ -272,13 +277,22 @@ class GrpcTransport:
         if link.broken and link.peer_is_silo:
             self._suspect(link.peer)
 
+    def _unlist(self, link: GrpcLink) -> None:
+        """Send nothing new on the link."""
+        if self._links.get(link.peer) is link:
+            del self._links[link.peer]
+            for other in self._open:
+                if other.peer == link.peer and not other.departing:
+                    self._links[link.peer] = other
+                    break
+
     async def _close(self) -> None:
         for dial in list(self._dials.values()):
             dial.cancel()
         if self._open:
             self._all_closed = asyncio.get_running_loop().create_future()
             for link in list(self._open):
-                link.leave()
+                link.close()
             await asyncio.wait({self._all_closed}, timeout=self._close_timeout)
         self._impatient = True
         for link in list(self._open):

@@ -304,12 +304,14 @@ class SimListener:
         identity: Identity,
         *,
         opened: Callable[[Any, Introduction, str], GrpcLink | None],
+        closed_to: Callable[[Introduction], bool],
         handshake_timeout: float,
         keepalive: float,
     ) -> None:
         self.process = PROCESS.get()
         self._identity = identity
         self._opened = opened
+        self._closed_to = closed_to
         self._timeout = handshake_timeout
         self._endpoint = ""
         self._streams: list[SimStream] = []
@@ -333,7 +335,7 @@ class SimListener:
         self._streams.append(stream)
         try:
             async with asyncio.timeout(self._timeout):
-                introduction = await admit(stream, self._identity)
+                introduction = await admit(stream, self._identity, closed_to=self._closed_to)
             link = self._opened(stream, introduction, "ipv4:127.0.0.1:1") if introduction is not None else None
             if link is not None:
                 await link.run()

@@ -158,6 +158,7 @@ class FakeLink:
         self._peer, self._trusted, self._peer_is_silo = peer, trusted, peer_is_silo
         self.sent: list[Envelope] = []
         self.closed = False
+        self.departing = False
 
     @property
     def peer(self) -> str:

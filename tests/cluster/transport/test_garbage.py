@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.transport.frame import FRAME_BYTES, MIB
-from cluster.transport.link_pb2 import Bye, Chunk, Credit, Frame, Hello, Open
+from cluster.transport.link_pb2 import Chunk, Credit, Frame, Hello, Open
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,3 @@ async def test_a_dial_that_thinks_better_of_it_leaves_no_trace(house: Any) -> No
     assert await peer.read() is None
     assert not a.links
     assert not at_a.closed
-
-
-async def test_nothing_is_read_after_goodbye(house: Any) -> None:
-    _, at_a = await house.silo("n1.1")
-    peer = await house.scripted("n1.1")
-    await peer.write(Frame(bye=Bye()))
-    await peer.write(Frame(batch=b"\x91\x92\x04\x01"))
-    await at_a.until(lambda: bool(at_a.closed))
-    assert not at_a.batches
-    assert await peer.read() is None
