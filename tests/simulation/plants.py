@@ -12,6 +12,7 @@ from actors.activation import Activation
 from actors.calls import Call
 from actors.envelope import Envelope, NotHere, Request
 from actors.mailbox import Mailbox
+from actors.migration import Migration
 from actors.ports import Route
 from actors.router import Router
 from actors.runtime import Runtime
@@ -133,6 +134,17 @@ def _not_here_but_run(world: "World") -> AbstractContextManager[Any]:
     return patch.object(Activation, "accept", both)
 
 
+def _old_luggage(world: "World") -> AbstractContextManager[Any]:
+    """What was once offered for an address is kept, and goes with whatever comes next."""
+    offers: dict[str, bytes] = {}
+    offered = Migration._offered
+
+    def keep(self: Migration, link: Any, address: str, luggage: bytes) -> None:
+        offered(self, link, address, offers.setdefault(address, luggage))
+
+    return patch.object(Migration, "_offered", keep)
+
+
 def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
     """The mailbox gives out the newest message."""
 
@@ -180,6 +192,7 @@ PLANTS = {
         _resent_when_lost, range(20), (EFFECTS, RUNS, "readers see every entry once, in order"), ("reset",)
     ),
     "not_here_but_run": Plant(_not_here_but_run, range(20), (EFFECTS, ONCE, RUNS)),
+    "old_luggage": Plant(_old_luggage, range(20), ("what moves is as it was left",), ("drain",), ("rest", "append")),
     "last_in_first_out": Plant(_last_in_first_out, range(5), (ORDER,)),
     "no_dedupe": Plant(durable.no_dedupe, range(3, 20), (ONCE, EFFECTS), ("reset",), ("append", "pipeline")),
     "no_numbers": Plant(durable.no_numbers, range(4, 20), (ONCE, SENT), ("cut_peer", "cut_one_way"), ("burst",)),

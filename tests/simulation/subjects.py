@@ -34,6 +34,7 @@ class Stage:
         self.favourite = seed.choice(("ledger-a", "ledger-b", "tally-a", "diary-a"))
         self.fragile = 0.0  # how often on_activate of a Fragile fails
         self.callers: dict[str, Process] = {}
+        self.left: dict[str, tuple[int, list[str]]] = {}  # what those had that went in good order, and their life
         self._serial = 0
         self._lives = 0
         self.running: set[tuple[str, int, str]] = set()  # (address, life, op) of the turns that wait for others
@@ -242,8 +243,28 @@ class Fragile(Ledger, persist="turn", idle_timeout=0.7):
             raise Planned("on_activate")
 
 
-class Tally(Ledger, persist="never", idle_timeout=1.5, placement="hash"):
-    """In memory only."""
+class Tally(Ledger, persist="never", idle_timeout=1.5, placement="hash", carries=("came_from",)):
+    """In memory only. It rests by going elsewhere."""
+
+    came_from = -1
+
+    async def on_activate(self) -> None:
+        await super().on_activate()
+        left = STAGE.get().left.get(self.address)
+        if (self.came_from, self.state.entries) not in (left, (-1, [])):
+            STAGE.get().history.violate(
+                "what moves is as it was left", "", address=self.address, expected=str(left),
+                actual=f"{self.came_from, self.state.entries}",
+            )  # fmt: skip
+
+    async def on_deactivate(self, reason: str) -> None:
+        await super().on_deactivate(reason)
+        self.came_from = self.life
+        STAGE.get().left[self.address] = (self.life, list(self.state.entries))
+
+    @handler
+    async def rest(self) -> None:
+        self.migrate()
 
 
 class Diary(Ledger, persist="deactivation", idle_timeout=1.0, placement="random"):
