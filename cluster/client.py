@@ -12,13 +12,14 @@ import msgspec
 
 from actors import codec
 from actors.envelope import Query, Reply
-from actors.errors import ClusterUnavailable, NotAuthorized
+from actors.errors import ClusterUnavailable
 from actors.ports import Link, Route
 from actors.ref import Caller, close_caller, current_caller, open_caller
 from actors.runtime import Runtime
 from actors.settings import Settings
 from cluster.clock import SystemClock
 from cluster.etcd import EtcdClient, EtcdError, Tls
+from cluster.first_link import first_link
 from cluster.keys import Keys
 from cluster.member import Member
 from cluster.overview import list_actors, list_members
@@ -26,6 +27,8 @@ from cluster.store import MemoryStore
 from cluster.transport import Credentials, GrpcTransport
 
 _GATEWAY = "gateway"
+_KEEPALIVE = 2.0
+"""Seconds, see ``GrpcTransport``: a silo that falls silent is given up before its lease has ended, by default."""
 
 
 class _ClientDirectory:
@@ -134,6 +137,7 @@ class Client:
             endpoints=lambda _: None,
             credentials=self._credentials,
             max_payload=self._settings.max_payload + 64 * 1024,
+            keepalive=_KEEPALIVE,
         )
         try:
             if self._etcd_endpoints is not None:
@@ -155,17 +159,10 @@ class Client:
         self._endpoints.append(endpoint)
 
     async def dial(self) -> Link:
-        """A link to any silo. Raises ``ConnectionError`` that says why each endpoint failed."""
+        """A link to any silo. Raises ``ConnectionError`` that says why each endpoint failed, or ``NotAuthorized``."""
         assert self._transport is not None
-        reasons = []
-        for endpoint in await self._find_endpoints():
-            try:
-                return await self._transport.connect_to(endpoint)
-            except NotAuthorized:
-                raise
-            except ConnectionError as error:
-                reasons.append(str(error))
-        raise ConnectionError("; ".join(reasons) or f"no silo is a member of the cluster {self._cluster!r}")
+        nobody = f"no silo is a member of the cluster {self._cluster!r}"
+        return await first_link(await self._find_endpoints(), self._transport.connect_to, nobody=nobody)
 
     async def _find_endpoints(self) -> list[str]:
         if self._etcd is None:
