@@ -36,6 +36,7 @@ from cluster.keys import Keys
 from cluster.load import Load
 from cluster.member import Member
 from cluster.membership import Membership, NameTaken
+from cluster.neighbour import watch_neighbour
 from cluster.overview import list_actors
 from cluster.parked_page import ParkedPage
 from cluster.placement import Placement
@@ -248,6 +249,7 @@ class Silo:
         await self._enter()
         rebalancer = Rebalancer(self._placement) if self._rebalance else None
         self._spawn(Load(self.runtime, self._membership, rebalancer).report())
+        self._spawn(watch_neighbour(self._membership, lambda: self._transport))
         self._spawn(self.runtime.keep_agenda())
 
     def _make_runtime(self, store: Store, directory: Directory) -> None:
@@ -376,9 +378,8 @@ class Silo:
             self._spawn(self._sweep())
         self._loads = {silo: member.load for silo, member in members.items()}
         if gone and self._transport is not None:
-            for link in self._transport.links:
-                if link.peer in gone:  # its lease has ended: whatever it may still say counts for nothing
-                    link.end(f"{link.peer} is no longer a member")
+            for silo in gone:  # its lease has ended: whatever it may still say counts for nothing
+                self._transport.give_up(silo, f"{silo} is no longer a member")
 
     def _on_lost(self) -> None:
         self.runtime.stop_acting()

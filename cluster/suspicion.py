@@ -10,14 +10,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from random import choice
+from random import sample
 from typing import Any, Final, Protocol
 
 from cluster.member import Member
 
 log = logging.getLogger("cluster.membership")
 
-_SECOND_OPINION: Final = 1.0  # seconds for another silo to say what it finds
+_SECOND_OPINION: Final = 1.0  # seconds for other silos to say what they find
+_ASKED: Final = 3  # at a time: one that is frozen must not be what everybody waits for
+_PAUSES: Final = (0.05, 0.1, 0.2, 0.4)  # seconds between looks: a process that is dying may not refuse anybody yet
 
 
 class Finding(Enum):
@@ -71,25 +73,46 @@ class Suspicion:
 
     async def _look_into(self, silo: str) -> None:
         try:
-            suspect = self._witness.members().get(silo)
-            if suspect is not None and await self._is_dead(suspect):
-                log.warning("%s does not listen any more: its lease is ended", silo)
-                await self._witness.revoke(suspect)
+            for pause in (*_PAUSES, None):
+                suspect = self._witness.members().get(silo)
+                if suspect is None or not suspect.lease:
+                    return
+                finding = await self._find_out(suspect)
+                if finding is Finding.DEAD:
+                    log.warning("%s does not listen any more: its lease is ended", silo)
+                    await self._witness.revoke(suspect)
+                if finding is not Finding.UNKNOWN or pause is None:
+                    return
+                await asyncio.sleep(pause)
         except Exception as error:  # then its lease ends by itself
             log.info("whether %s is dead could not be found out: %s", silo, error)
         finally:
             self._under.discard(silo)
 
-    async def _is_dead(self, suspect: Member) -> bool:
-        if not suspect.lease or await self._witness.probe(suspect) is not Finding.DEAD:
-            return False
+    async def _find_out(self, suspect: Member) -> Finding:
+        """Dead only if another silo finds the same, unless there is none that can be asked."""
+        finding = await self._witness.probe(suspect)
+        if finding is not Finding.DEAD:
+            return finding
         others = [silo for silo in self._witness.members() if silo not in (suspect.silo, self._witness.silo())]
-        while others:
-            other = choice(others)
-            others.remove(other)
-            try:
-                async with asyncio.timeout(_SECOND_OPINION):
-                    return await self._witness.ask(other, suspect.silo) is Finding.DEAD
-            except Exception as error:  # it may have died in the same moment
-                log.info("%s has no opinion on %s: %r", other, suspect.silo, error)
-        return True
+        others = sample(others, len(others))
+        for first in range(0, len(others), _ASKED):
+            opinion = await self._ask(others[first : first + _ASKED], suspect.silo)
+            if opinion is not None:
+                return opinion
+        return finding
+
+    async def _ask(self, others: list[str], suspect: str) -> Finding | None:
+        """What the first of them says that answers; None if none does."""
+        asking = [asyncio.ensure_future(self._witness.ask(other, suspect)) for other in others]
+        try:
+            for answer in asyncio.as_completed(asking, timeout=_SECOND_OPINION):
+                try:
+                    return await answer
+                except Exception as error:  # it may have died in the same moment
+                    log.info("no opinion on %s: %r", suspect, error)
+        finally:
+            for ask in asking:
+                ask.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        return None

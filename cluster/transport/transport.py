@@ -144,6 +144,15 @@ class GrpcTransport:
         finally:
             await dial.hang_up()
 
+    def give_up(self, silo: str, reason: str) -> None:
+        """End every link to the silo, and every attempt to make one: those who wait for it get ``ConnectionError``."""
+        for link in self.links:
+            if link.peer == silo:
+                link.end(reason)
+        for (expected, _), dial in list(self._dials.items()):
+            if expected == silo:
+                dial.cancel()
+
     async def connect_to(self, endpoint: str) -> GrpcLink:
         """A link to whichever silo listens on ``host:port``: the open one, if there is one. Raises like ``connect``."""
         return await self._shared_dial("", endpoint)
@@ -177,9 +186,12 @@ class GrpcTransport:
         try:
             return await asyncio.shield(dial)
         except asyncio.CancelledError:
-            if dial.cancelled() and self._closing is not None:
-                raise ConnectionError(f"no link to {silo or endpoint}: {self.name} is closing") from None
-            raise
+            if not dial.cancelled() or _is_cancelled():
+                raise
+            raise ConnectionError(f"no link to {silo or endpoint}: {self._why_given_up()}") from None
+
+    def _why_given_up(self) -> str:
+        return "it is no longer a member" if self._closing is None else f"{self.name} is closing"
 
     def _dialled(self, key: tuple[str, str], task: asyncio.Task[GrpcLink]) -> None:
         self._dials.pop(key, None)
@@ -306,3 +318,9 @@ class GrpcTransport:
             task.cancel()
         if pending:
             await asyncio.wait(pending, timeout=self._close_timeout)
+
+
+def _is_cancelled() -> bool:
+    """Whether the current task is being cancelled, and not only what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

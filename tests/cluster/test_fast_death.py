@@ -2,14 +2,18 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 
 from actors import actor_ref
 from cluster import connect
+from cluster.etcd import EtcdClient
+from cluster.keys import Keys
 from cluster.member import Member
+from cluster.overview import list_members
 from cluster.suspicion import Finding, Suspicion
 from tests.cluster.processes import Cluster
 from tests.cluster.waiting import answered, eventually
@@ -53,14 +57,48 @@ async def test_a_frozen_process_keeps_its_lease(cluster: Cluster) -> None:
         assert {member.silo for member in await client.members()} == before
 
 
+async def test_a_silo_that_nobody_talks_to_is_missed_too(cluster: Cluster) -> None:
+    """No call was ever made: only the link that each silo keeps to the next can tell."""
+    n1, _, _ = await cluster.start("n1", "n2", "n3", ttl=LONG)
+    async with EtcdClient([cluster.etcd]) as etcd:
+        members = partial(list_members, etcd, Keys(cluster.name))
+        await eventually("all are members", lambda: _names(members, {"n1", "n2", "n3"}))
+        await n1.kill()
+        await eventually("the others miss it", lambda: _names(members, {"n2", "n3"}), within=30)
+
+
+async def test_a_client_of_a_frozen_silo_moves_to_another(cluster: Cluster) -> None:
+    n1, n2 = await cluster.start("n1", "n2", ttl=LONG)
+    endpoints = [(await silo.ready())[0]["grpc"] for silo in (n1, n2)]
+    async with connect(endpoints, cluster=cluster.name):
+        ref = actor_ref("counter-n2.a")
+        assert await ref.add(1) == 1
+        n1.signal(signal.SIGSTOP)
+        assert await ref.options(timeout=60).add(1) == 2
+
+
+async def test_two_that_die_at_once_need_no_witness_among_them(cluster: Cluster) -> None:
+    n1, n2, _ = await cluster.start("n1", "n2", "n3", ttl=LONG)
+    async with connect(etcd=cluster.etcd, cluster=cluster.name):
+        refs = [actor_ref(f"counter-{name}.{number}") for name in ("n1", "n2") for number in range(5)]
+        assert await asyncio.gather(*(ref.add(1) for ref in refs)) == [1] * len(refs)
+        n1.signal(signal.SIGKILL)
+        n2.signal(signal.SIGKILL)
+        assert await asyncio.gather(*(ref.options(timeout=60).add(1) for ref in refs)) == [2] * len(refs)
+
+
+async def _names(members: Callable[[], Awaitable[list[Member]]], wanted: set[str]) -> bool:
+    return {member.name for member in await members()} == wanted
+
+
 # -- what is made of a hint -----------------------------------------------------------------------------------------
 
 
 class Rumours:
-    """A witness that finds what it is told to find."""
+    """A witness that finds what it is told to find: the last of several things again and again."""
 
-    def __init__(self, own: Finding, others: Mapping[str, Finding | Exception]) -> None:
-        self.own, self.others = own, others
+    def __init__(self, *own: Finding, others: Mapping[str, Finding | Exception | None]) -> None:
+        self.own, self.others = list(own), others
         self.revoked: list[str] = []
         self.probed = 0
 
@@ -76,16 +114,35 @@ class Rumours:
 
     async def probe(self, suspect: Member) -> Finding:
         self.probed += 1
-        return self.own
+        return self.own[min(self.probed, len(self.own)) - 1]
 
     async def ask(self, other: str, suspect: str) -> Finding:
         found = self.others[other]
+        if found is None:  # frozen
+            await asyncio.Event().wait()
         if isinstance(found, Exception):
             raise found
+        assert found is not None
         return found
 
     async def revoke(self, suspect: Member) -> None:
         self.revoked.append(suspect.silo)
+
+
+async def look_into(witness: Rumours) -> None:
+    """Hear a rumour, and see what comes of it."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        tasks.append(asyncio.ensure_future(work))
+
+    suspicion = Suspicion(witness, spawn=spawn)
+    suspicion.suspect("suspect")
+    suspicion.suspect("suspect")  # one look is enough
+    suspicion.suspect("nobody")
+    assert len(tasks) == 1
+    await asyncio.gather(*tasks)
+    assert not suspicion._under, "the next hint would not be looked into"
 
 
 @pytest.mark.parametrize(
@@ -104,17 +161,22 @@ class Rumours:
 async def test_a_lease_is_ended_on_two_findings_only(
     own: Finding, others: Mapping[str, Finding | Exception], dead: bool
 ) -> None:
-    witness = Rumours(own, others)
-    tasks: list[asyncio.Task[None]] = []
-
-    def spawn(work: Coroutine[Any, Any, None]) -> None:
-        tasks.append(asyncio.ensure_future(work))
-
-    suspicion = Suspicion(witness, spawn=spawn)
-    suspicion.suspect("suspect")
-    suspicion.suspect("suspect")  # one look is enough
-    suspicion.suspect("nobody")
-    await asyncio.gather(*tasks)
+    witness = Rumours(own, others=others)
+    await look_into(witness)
     assert witness.revoked == (["suspect"] if dead else [])
-    assert witness.probed == 1
-    await eventually("the next hint is looked into again", lambda: not suspicion._under)
+    unclear = Finding.UNKNOWN in (own, *others.values())
+    assert (witness.probed > 1) == unclear, "what is clear needs one look, and what is not is looked at again"
+
+
+async def test_a_process_that_was_still_dying_is_looked_at_again() -> None:
+    witness = Rumours(Finding.UNKNOWN, Finding.DEAD, others={"a": Finding.DEAD})
+    await look_into(witness)
+    assert witness.revoked == ["suspect"]
+    assert witness.probed == 2
+
+
+async def test_a_frozen_witness_is_not_what_everybody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.suspicion._SECOND_OPINION", LONG)
+    witness = Rumours(Finding.DEAD, others={"frozen": None, "frozen too": None, "a": Finding.DEAD})
+    await look_into(witness)
+    assert witness.revoked == ["suspect"]

@@ -193,6 +193,22 @@ async def test_a_silent_endpoint_is_given_up_in_time(house: Any) -> None:
     server.close()
 
 
+async def test_nobody_waits_for_an_answer_of_a_silo_that_is_gone(house: Any) -> None:
+    """A host that vanished refuses nothing. That its lease has ended is news enough."""
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody accepts
+        host, port = server.getsockname()
+        a, _ = await house.silo("n1.1", connect_timeout=3600)
+        house.endpoints["n2.1"] = f"{host}:{port}"
+        dialling = [asyncio.create_task(a.connect("n2.1")) for _ in range(2)]
+        await asyncio.sleep(0)
+        dialling[0].cancel()
+        a.give_up("n2.1", "its lease has ended")
+        with pytest.raises(asyncio.CancelledError):
+            await dialling[0]
+        with pytest.raises(ConnectionError, match=r"n2\.1: it is no longer a member"):
+            await dialling[1]
+
+
 async def test_listening(house: Any, request_of: Any) -> None:
     a, _ = house.client("n1.1")
     with pytest.raises(ValueError, match="credentials"):
