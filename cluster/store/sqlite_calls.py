@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from cluster.store.sqlite_holder import find_writer
 from cluster.store.sqlite_schema import is_busy
 
 _T = TypeVar("_T")
@@ -32,7 +33,7 @@ def explain(error: sqlite3.Error, path: Path, *, busy_timeout: float) -> str:
     """What happened to the file, in a line."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     if is_busy(error):
-        cause = f"another process held it for {busy_timeout:g} s"
+        cause = f"{find_writer(path) or 'another process'} held it for {busy_timeout:g} s"
     elif name == "SQLITE_FULL":
         cause = "the disk is full (it goes on by itself once there is space)"
     else:

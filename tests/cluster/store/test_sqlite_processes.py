@@ -1,6 +1,10 @@
 """Several processes and one file: waiting for each other, and excluding each other."""
 
 import asyncio
+import os
+import re
+import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -50,12 +54,20 @@ async def open_and_close(path: Path, *, alone: bool = False) -> None:
         await store.close()
 
 
-async def test_waiting_for_another_process_has_an_end(path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_waiting_for_another_process_has_an_end(path: Path, stopped: bool) -> None:
+    """The error names who is in the way, and whether that one will ever go on by itself."""
     store = await SqliteStore.open_file(path, busy_timeout=0.1)
     with python(HOLD_THE_WRITE_LOCK, path) as other:
         assert other.heard() == "held"
-        with pytest.raises(StoreUnavailable, match=r"another process held it for 0.1 s; nothing was written"):
+        holder = f"process {other.process.pid}" if sys.platform == "linux" else "another process"
+        if stopped and sys.platform == "linux":
+            other.process.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(os.waitid, os.P_PID, other.process.pid, os.WSTOPPED | os.WNOWAIT)
+            holder += ", which is stopped (continue or end it),"
+        with pytest.raises(StoreUnavailable, match=re.escape(f"{holder} held it for 0.1 s; nothing was written")):
             await store.open("session-1", 1)
+        other.process.send_signal(signal.SIGCONT)
         other.go()
         assert other.heard() == "free"
         assert await store.open("session-1", 1) == Opened()
