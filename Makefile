@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
-BENCHMARKS ?= calls activations durable channels interrupt memory
+BENCHMARKS ?= calls activations durable channels interrupt failover memory
 PYTEST_ARGS ?=
 WORKERS ?= 2
 

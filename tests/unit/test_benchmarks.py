@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 import typer
@@ -29,9 +30,9 @@ from cluster.store import open_store
 ROOT = Path(__file__).parents[2]
 
 
-def run(*command: str) -> Any:
+def run(*command: str, within: float = 60) -> Any:
     line = [sys.executable, "-m", *command, "--json", "-"]
-    finished = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    finished = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=within, check=False)
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout)
     assert report["failed"] == {}
@@ -175,6 +176,54 @@ def test_interrupt() -> None:
         assert measured["raised"]["p50"] <= measured["closed"]["p50"], "a connection was closed before its turn heard"
     raised, closed = report["targets"]
     assert 0 < spread(raised["measured"]) <= spread(closed["measured"])
+
+
+BRIEFLY = "benchmarks.failover", "--kills", "1", "--tries", "1", "--callers", "12"
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="stops processes and makes networks as Linux does")
+
+
+@on_linux
+def test_failover_after_a_kill(tmp_path: Path) -> None:
+    picture = tmp_path / "timeline.svg"
+    report = run(
+        *BRIEFLY, "--actors", "100", "--recoveries", "1", "--only", "kill", "--only", "recovery",
+        "--picture", str(picture), within=110,
+    )  # fmt: skip
+    assert report["benchmark"] == "failover"
+    kill, recovery = report["rows"]
+    check_fault(kill, "kill")
+    assert 0 < spread(recovery["first"]) <= spread(recovery["half"]) <= spread(recovery["all"])
+    sample, _ = report["samples"]
+    assert len(sample["answered"]) == 4, "those that lived on the silo, a third"
+    assert sum(sample["lost_bars"]) > 0
+    assert sum(sample["other_bars"]) > 0
+    bars = ET.parse(picture).getroot().findall("{*}rect[@class='lost']")
+    assert len(bars) > sum(count > 0 for count in sample["lost_bars"]), "and one in the legend"
+
+
+@on_linux
+def test_failover_after_a_freeze_and_a_drain() -> None:
+    freeze, drain = run(*BRIEFLY, "--only", "freeze", "--only", "drain", within=110)["rows"]
+    check_fault(freeze, "freeze")
+    check_fault(drain, "drain")
+    assert spread(freeze["returned"]) > 0
+
+
+@on_linux
+def test_failover_of_a_silo_that_is_cut_off() -> None:
+    report = run(*BRIEFLY, "--only", "cut", "--only", "kill", within=110)
+    check_fault(report["rows"][0], "kill")
+    if "cut" in report["skipped"]:
+        assert "root" in report["skipped"]["cut"] or report["skipped"]["cut"].startswith("ip ")
+    else:
+        check_fault(report["rows"][1], "cut")
+        assert spread(report["rows"][1]["returned"]) > 0
+
+
+def check_fault(row: Any, name: str) -> None:
+    assert (row["fault"], row["failed"], row["wrong"]) == (name, {}, 0)
+    assert 0 < row["p50"] <= row["p99"] <= row["longest"]
+    assert row["calls"] > 12
 
 
 def test_a_census_counts_what_was_added() -> None:
