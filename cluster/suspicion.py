@@ -74,20 +74,26 @@ class Suspicion:
     async def _look_into(self, silo: str) -> None:
         try:
             for pause in (*_PAUSES, None):
-                suspect = self._witness.members().get(silo)
-                if suspect is None or not suspect.lease:
-                    return
-                finding = await self._find_out(suspect)
-                if finding is Finding.DEAD:
-                    log.warning("%s does not listen any more: its lease is ended", silo)
-                    await self._witness.revoke(suspect)
-                if finding is not Finding.UNKNOWN or pause is None:
-                    return
+                if not await self._is_unclear(silo) or pause is None:
+                    return  # what stays unclear is left to the lease, which ends by itself
                 await asyncio.sleep(pause)
-        except Exception as error:  # then its lease ends by itself
-            log.info("whether %s is dead could not be found out: %s", silo, error)
         finally:
             self._under.discard(silo)
+
+    async def _is_unclear(self, silo: str) -> bool:
+        """Look once, and act on what is found. Whether it is worth another look."""
+        suspect = self._witness.members().get(silo)
+        if suspect is None or not suspect.lease:
+            return False
+        try:
+            finding = await self._find_out(suspect)
+            if finding is Finding.DEAD:
+                await self._witness.revoke(suspect)
+                log.warning("%s does not listen any more: its lease is ended", silo)
+        except Exception as error:
+            log.info("whether %s is dead could not be found out: %s", silo, error)
+            return True
+        return finding is Finding.UNKNOWN
 
     async def _find_out(self, suspect: Member) -> Finding:
         """Dead only if another silo finds the same, unless there is none that can be asked."""

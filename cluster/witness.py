@@ -1,11 +1,12 @@
 """How a silo finds out about another one: over connections of its own, by asking a third, and in etcd."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from actors import codec
 from actors.envelope import Query, Reply
 from actors.runtime import Runtime
-from cluster.etcd import EtcdClient
+from cluster.etcd import EtcdClient, LeaseNotFound
 from cluster.member import Member
 from cluster.membership import Membership
 from cluster.suspicion import Finding
@@ -63,4 +64,5 @@ class SiloWitness:
 
     async def revoke(self, suspect: Member) -> None:
         """See ``Witness``."""
-        await self._etcd.revoke(suspect.lease)
+        with suppress(LeaseNotFound):  # another silo was faster
+            await self._etcd.revoke(suspect.lease)

@@ -100,6 +100,7 @@ class Rumours:
     def __init__(self, *own: Finding, others: Mapping[str, Finding | Exception | None]) -> None:
         self.own, self.others = list(own), others
         self.revoked: list[str] = []
+        self.etcd_is_away_for = 0
         self.probed = 0
 
     def members(self) -> Mapping[str, Member]:
@@ -126,6 +127,9 @@ class Rumours:
         return found
 
     async def revoke(self, suspect: Member) -> None:
+        if self.etcd_is_away_for:
+            self.etcd_is_away_for -= 1
+            raise ConnectionError("etcd does not answer")
         self.revoked.append(suspect.silo)
 
 
@@ -178,5 +182,12 @@ async def test_a_process_that_was_still_dying_is_looked_at_again() -> None:
 async def test_a_frozen_witness_is_not_what_everybody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.suspicion._SECOND_OPINION", LONG)
     witness = Rumours(Finding.DEAD, others={"frozen": None, "frozen too": None, "a": Finding.DEAD})
+    await look_into(witness)
+    assert witness.revoked == ["suspect"]
+
+
+async def test_an_etcd_that_was_away_for_a_moment_is_asked_again() -> None:
+    witness = Rumours(Finding.DEAD, others={"a": Finding.DEAD})
+    witness.etcd_is_away_for = 2
     await look_into(witness)
     assert witness.revoked == ["suspect"]
