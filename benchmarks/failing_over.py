@@ -77,9 +77,8 @@ class Tried(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer, and when it was asked for and came."""
+    """One answer, and when it came."""
 
-    began: float
     ended: float
     process: int
     attempt: int
@@ -106,14 +105,13 @@ class Caller:
         expected = 0
         await asyncio.sleep(start_after)
         while not enough.is_set():
-            began = time.perf_counter()
             try:
                 count, process, attempt = await self._visit()
             except self._errors as error:
                 self.failed.append(type(error).__name__)
                 expected = -1  # it may have run
             else:
-                self.answers.append(Answered(began, time.perf_counter(), process, attempt))
+                self.answers.append(Answered(time.perf_counter(), process, attempt))
                 self.wrong += count != expected + 1 if expected >= 0 else 0
                 expected = count
             await asyncio.sleep(self._interval)

@@ -5,6 +5,7 @@ frozen, cut off or asked to go, and each of its actors is waited for. Times are 
 """
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ def main(
         recovery = _recovery(terms.actors, run.recovered) if run.recovered else None
         report = Report(
             benchmark="failover",
-            machine=machine(),
+            machine={**machine(), "load_average": f"{os.getloadavg()[0]:.1f}"},
             terms=terms,
             rows=[*rows, *([recovery] if recovery is not None else [])],
             targets=[_target(rows, name) for name in LIMITS],
@@ -293,7 +294,8 @@ def _recovery_table(recovery: Recovery) -> Table:
 
 def _notes(rows: Sequence[Row]) -> list[str]:
     put_off = sum(row.put_off for row in rows)
-    return [*NOTES, PUT_OFF.format(put_off)] if put_off else list(NOTES)
+    busy = f"Load average of the machine, at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
+    return [*NOTES, *([PUT_OFF.format(put_off)] if put_off else []), busy]
 
 
 def _picture(tried: dict[str, list[Tried]]) -> str:
