@@ -113,15 +113,19 @@ class Processes:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         module: str = "cluster.cli",
+        inside: Sequence[str] = (),
     ) -> Process:
-        """Run ``silo`` with these arguments. Settings come from here only, not from the caller's environment."""
+        """Run ``silo`` with these arguments. Settings come from here only, not from the caller's environment.
+
+        ``inside``: words before the command that become it, such as those that enter a namespace.
+        """
         number = len(self._running)
         out, err = self.folder / f"{number}.out", self.folder / f"{number}.err"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SILO_")}
         paths = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH")]))
         with out.open("wb") as stdout, err.open("wb") as stderr:
             popen = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, words)],
+                [*inside, sys.executable, "-m", module, *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

@@ -67,6 +67,8 @@ class Gateway:
         raw = "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
         async with self.connected(raw) as reader:
             status_line = await reader.readline()
+            if not status_line:
+                raise ConnectionError(f"{method} {path}: the connection was closed without a response")
             status = int(status_line.split()[1])
             found: dict[str, str] = {}
             while line := (await reader.readline()).strip():

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of etcd that cuts, freezes and swallows on command."""
+"""A TCP proxy, in front of etcd and others, that cuts, freezes, swallows and delays on command."""
 
 import asyncio
 from contextlib import suppress
@@ -8,25 +8,33 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Forwards a loopback port to ``target`` (a URL). All switches act on open connections, too."""
+    """Forwards a port to ``target`` (a URL), by default a loopback port. All switches act on open connections, too."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
         address = urlsplit(target)
+        self._listen = host
         self._host, self._target_port = address.hostname or "", address.port or 0
         self._server: asyncio.Server | None = None
-        self._port = 0
+        self._port = port
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
         self._requests_flow = asyncio.Event()
         self._answers_flow = asyncio.Event()
         self.resume()
+        self.delay = 0.0
+        """Seconds that everything takes longer, each way."""
         self.connections = 0
         self.answered_bytes = 0
         self.asked = asyncio.Event()  # set when bytes arrive from a client
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self.address}"
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as host:port."""
+        return f"{self._listen}:{self._port}"
 
     async def __aenter__(self) -> Self:
         await self.accept()
@@ -39,7 +47,7 @@ class Proxy:
 
     async def accept(self) -> None:
         """Listen (again), on the same port."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._connected, self._listen, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
@@ -99,6 +107,8 @@ class Proxy:
             while data := await reader.read(65536):
                 if not answers:
                     self.asked.set()
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 await flow.wait()
                 writer.write(data)
                 await writer.drain()

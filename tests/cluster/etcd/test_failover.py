@@ -11,7 +11,7 @@ import pytest
 from cluster.etcd import EtcdClient, EtcdOutcomeUnknown, EtcdServer, EtcdUnavailable, Watch
 from cluster.etcd import etcd_pb2 as pb
 from cluster.etcd.method import STATUS
-from cluster.etcd.server import free_ports
+from tests.cluster.etcd.members import three_members
 from tests.cluster.etcd.waiting import MonotonicClock, eventually, started, take
 
 CLOCK = MonotonicClock()
@@ -19,26 +19,8 @@ CLOCK = MonotonicClock()
 
 @pytest.fixture
 async def members(tmp_path: Path) -> AsyncIterator[list[EtcdServer]]:
-    ports = free_ports(3)
-    cluster = {f"m{i}": f"http://127.0.0.1:{port}" for i, port in enumerate(ports)}
-    members = [
-        EtcdServer(
-            tmp_path / name,
-            name=name,
-            peer_port=port,
-            cluster=cluster,
-            unsafe_no_fsync=True,
-            args=["--heartbeat-interval=50", "--election-timeout=500"],
-        )
-        for name, port in zip(cluster, ports, strict=True)
-    ]
-    async with AsyncExitStack() as stack:
-        for member in members:
-            stack.push_async_callback(member.close)
-            member.spawn()
-        await asyncio.gather(*(member.wait_ready() for member in members))
+    async with three_members(tmp_path) as members:
         yield members
-        await asyncio.gather(*(member.kill() for member in members))
 
 
 async def _leader(members: list[EtcdServer]) -> EtcdServer:

@@ -1,0 +1,36 @@
+"""An etcd of three members, each a process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from cluster.etcd import EtcdServer
+from cluster.etcd.server import free_ports
+
+
+@asynccontextmanager
+async def three_members(folder: Path) -> AsyncIterator[list[EtcdServer]]:
+    """Members with a leader, who elect another in half a second. What is left of them is killed."""
+    ports = free_ports(3)
+    cluster = {f"m{i}": f"http://127.0.0.1:{port}" for i, port in enumerate(ports)}
+    members = [
+        EtcdServer(
+            folder / name,
+            name=name,
+            peer_port=port,
+            cluster=cluster,
+            unsafe_no_fsync=True,
+            args=["--heartbeat-interval=50", "--election-timeout=500"],
+        )
+        for name, port in zip(cluster, ports, strict=True)
+    ]
+    async with AsyncExitStack() as stack:
+        for member in members:
+            stack.push_async_callback(member.close)
+            member.spawn()
+        await asyncio.gather(*(member.wait_ready() for member in members))
+        try:
+            yield members
+        finally:
+            await asyncio.gather(*(member.kill() for member in members))
