@@ -176,7 +176,9 @@ class Store(Protocol):
     async def open(self, address: str, epoch: int, host: str = "") -> Opened:
         """Raise the address's epoch to ``epoch``, note its host, and return what is stored, in one step.
 
-        Equal epochs may open again. Raises ``Fenced`` if a higher epoch has opened the address.
+        The host of an epoch may open again, and anybody when its activation has gone (``asleep``). Raises ``Fenced`` if
+        a higher epoch has opened the address, or another host with an equal one: a directory that lost its past can
+        give an epoch twice, and the first to have it may not know yet that it is replaced.
         """
         ...
 

@@ -46,11 +46,11 @@ class MemoryStore:
         return self._data.id
 
     async def open(self, address: str, epoch: int, host: str = "") -> Opened:
-        """Raise the address's epoch and return what is stored; ``Fenced`` if a higher epoch has opened it."""
+        """Raise the address's epoch and return what is stored; ``Fenced`` if it is another's. See the port."""
         self._begin()
         check(Open(address, epoch, host))
         record = self._data.records.setdefault(address, _Record(epoch))
-        if epoch < record.epoch:
+        if epoch < record.epoch or (epoch == record.epoch and record.host not in ("", host)):
             raise Fenced(address, epoch=epoch, stored=record.epoch)
         record.epoch, record.host = epoch, host
         return Opened(record.state, {key: record.records[key] for key in sorted(record.records) if key < COLD})

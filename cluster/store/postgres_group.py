@@ -187,7 +187,7 @@ class Request:
             place = places[operation.address]
             epoch = reply.epochs[place]
             if epoch != operation.epoch:
-                yield Fenced(operation.address, epoch=operation.epoch, stored=max(epoch, 0))
+                yield Fenced(operation.address, epoch=operation.epoch, stored=epoch if epoch >= 0 else ~epoch)
             elif isinstance(operation, Open):
                 yield opened.get(place, Opened())
             else:

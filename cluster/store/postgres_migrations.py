@@ -16,9 +16,10 @@ atleast     what the era is raised to, or NULL.
 
 Arrays of which all is NULL may be empty instead: ``unnest`` fills them up.
 
-Only commits whose epoch is the stored one have effects. The answer by address: the epoch (-1: never opened) and, if
-this group opened it, the state and the hot records, in no order. The epochs are also left in the session's row, for the
-silo that does not hear the answer. Without that row, nothing happens.
+Only commits whose epoch is the stored one have effects. The answer by address: the epoch (-1: never opened; another
+complement: that epoch, but of another host) and, if this group opened it, the state and the hot records, in no order.
+The epochs are also left in the session's row, for the silo that does not hear the answer. Without that row, nothing
+happens.
 """
 
 from typing import Final
@@ -63,11 +64,13 @@ BEGIN
         FROM unnest(addresses, epochs, hosts) WITH ORDINALITY AS asked (address, epoch, host, place)
         ORDER BY asked.place
         ON CONFLICT (address) DO UPDATE SET epoch = excluded.epoch, host = excluded.host
-        WHERE actor.epoch < excluded.epoch OR (actor.epoch = excluded.epoch AND actor.host <> excluded.host);
+        WHERE actor.epoch < excluded.epoch OR (actor.epoch = excluded.epoch AND actor.host = '');
 
-        SELECT array_agg(actor.epoch ORDER BY asked.place),
+        -- An epoch that is another host's is told apart by its complement, and then nothing is found to have it.
+        SELECT array_agg(CASE WHEN asked.host <> actor.host AND asked.epoch = actor.epoch THEN ~actor.epoch
+                         ELSE actor.epoch END ORDER BY asked.place),
                array_agg(
-                   CASE WHEN asked.host IS NOT NULL AND actor.epoch = asked.epoch THEN actor.state END
+                   CASE WHEN asked.host = actor.host AND actor.epoch = asked.epoch THEN actor.state END
                    ORDER BY asked.place
                )
         INTO epochs_now, states_now

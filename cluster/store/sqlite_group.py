@@ -5,7 +5,7 @@ first, and then written table by table.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, TypeAlias
@@ -73,7 +73,7 @@ INSERT INTO actors (address, epoch, host)
 WITH operation (address, epoch, host) AS (VALUES {rows})
 SELECT address, epoch, host FROM operation WHERE address IS NOT NULL
 ON CONFLICT (address) DO UPDATE SET epoch = excluded.epoch, host = excluded.host
-WHERE epoch < excluded.epoch OR epoch = excluded.epoch AND host <> excluded.host
+WHERE epoch < excluded.epoch OR epoch = excluded.epoch AND host = ''
 """
 
 # Hot records come as one text, unless that would be so large that groups of it strain the memory.
@@ -87,10 +87,10 @@ _STORED: Final = """(SELECT state FROM states WHERE actor = {0}), iif(
 def _open(connection: sqlite3.Connection, opens: dict[int, Open], outcomes: list[Outcome]) -> None:
     execute(connection, _RAISE_EPOCHS, [(it.address, it.epoch, it.host) for it in opens.values()])
     owned: dict[int, tuple[int]] = {}
-    owners = _owners(connection, [operation.address for operation in opens.values()])
+    owners = _owners(connection, {operation.address: operation.host for operation in opens.values()})
     for place, operation in opens.items():
-        actor, epoch = owners[operation.address]
-        if epoch == operation.epoch:
+        actor, epoch, is_host = owners[operation.address]
+        if epoch == operation.epoch and is_host:
             owned[place] = (actor,)
         else:
             outcomes[place] = Fenced(operation.address, epoch=operation.epoch, stored=epoch)
@@ -139,10 +139,10 @@ _Change: TypeAlias = Commit | _Merged
 
 
 def _commit(connection: sqlite3.Connection, commits: dict[int, Commit], outcomes: list[Outcome]) -> None:
-    owners = _owners(connection, {commit.address for commit in commits.values()})
+    owners = _owners(connection, dict.fromkeys((commit.address for commit in commits.values()), ""))
     changes: dict[int, _Change] = {}
     for place, commit in commits.items():
-        actor, epoch = owners.get(commit.address, _NEVER_OPENED)
+        actor, epoch, _ = owners.get(commit.address, _NEVER_OPENED)
         if epoch != commit.epoch or actor is None:
             outcomes[place] = Fenced(commit.address, epoch=commit.epoch, stored=epoch)
             continue
@@ -206,19 +206,21 @@ def _write(connection: sqlite3.Connection, changes: Sequence[tuple[int, _Change]
         execute(connection, _SLEEP, asleep)
 
 
-_NEVER_OPENED: Final = (None, 0)
+_NEVER_OPENED: Final = (None, 0, False)
 _OWNERS: Final = """
-WITH operation (place, address) AS (VALUES {rows})
-SELECT group_concat(place || ',' || id || ',' || epoch)
+WITH operation (place, address, host) AS (VALUES {rows})
+SELECT group_concat(place || ',' || id || ',' || epoch || ',' || (actors.host = operation.host))
 FROM operation CROSS JOIN actors ON actors.address = operation.address
 """
 
 
-def _owners(connection: sqlite3.Connection, addresses: Collection[str]) -> dict[str, tuple[int, int]]:
-    """The row and the epoch of each address that was ever opened."""
-    places = list(addresses)
+def _owners(connection: sqlite3.Connection, hosts: Mapping[str, str]) -> dict[str, tuple[int, int, bool]]:
+    """By address, of those that were ever opened: its row, its epoch, and whether it is with the given host."""
+    places = list(hosts)
     numbers: list[int] = []
-    for text in select_texts(connection, _OWNERS, list(enumerate(places))):
+    for text in select_texts(
+        connection, _OWNERS, [(place, address, hosts[address]) for place, address in enumerate(places)]
+    ):
         numbers += map(int, text.split(","))
-    rows = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
-    return {places[place]: (actor, epoch) for place, actor, epoch in rows}
+    rows = zip(*[iter(numbers)] * 4, strict=True)
+    return {places[place]: (actor, epoch, bool(is_host)) for place, actor, epoch, is_host in rows}

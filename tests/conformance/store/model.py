@@ -81,7 +81,12 @@ class Model:
             return ("answer", self.era)
         actor = self.actors.get(operation.address)
         stored = actor.epoch if actor is not None else 0
-        if operation.epoch < stored or (isinstance(operation, Commit) and operation.epoch != stored):
+        if isinstance(operation, Commit):
+            fenced = operation.epoch != stored
+        else:
+            taken = actor is not None and actor.host not in ("", operation.host)
+            fenced = operation.epoch < stored or (operation.epoch == stored and taken)
+        if fenced:
             return str(Fenced(operation.address, epoch=operation.epoch, stored=stored))
         if isinstance(operation, Open):
             actor = self.actors.setdefault(operation.address, Actor(operation.epoch))

@@ -78,7 +78,7 @@ async def _states(place: Place, addresses: list[str], epoch: int) -> dict[str, i
 
 async def _whole(store: LocalStore, address: str, epoch: int) -> int:
     """The number that the address has counted to. Fails if what is stored is of several commits."""
-    opened = await store.open(address, epoch)
+    opened = await store.open(address, epoch, "writer.1")
     number = int(opened.state or b"0")
     names = [b"%08d" % counted for counted in range(max(number - 2, 1), number + 1)]
     hot = {b"\5" + name: name for name in names}

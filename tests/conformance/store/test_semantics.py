@@ -74,6 +74,26 @@ async def test_an_equal_epoch_may_open_again(store: LocalStore, connect: Connect
     await store.commit(Commit(address=ADDRESS, epoch=7, state=b"two"))
 
 
+async def test_an_equal_epoch_of_another_host_cannot_open(store: LocalStore, connect: Connect) -> None:
+    """A directory that lost its past gives an epoch twice: the two must not both be able to commit."""
+    other = await connect()
+    await store.open(ADDRESS, 7, "a.1")
+    for host in ("b.1", ""):
+        with pytest.raises(Fenced) as refusal:
+            await other.open(ADDRESS, 7, host)
+        assert (refusal.value.address, refusal.value.epoch, refusal.value.stored) == (ADDRESS, 7, 7)
+    await store.commit(Commit(address=ADDRESS, epoch=7, state=b"still mine"))
+    assert (await store.open(ADDRESS, 7, "a.1")).state == b"still mine"
+
+
+async def test_an_equal_epoch_whose_activation_has_gone_is_free(store: LocalStore, connect: Connect) -> None:
+    await store.open(ADDRESS, 7, "a.1")
+    await store.commit(Commit(address=ADDRESS, epoch=7, state=b"one", asleep=True))
+    assert (await (await connect()).open(ADDRESS, 7, "b.1")).state == b"one"
+    with pytest.raises(Fenced):
+        await store.open(ADDRESS, 7, "a.1")
+
+
 async def test_a_lower_epoch_cannot_open(store: LocalStore, connect: Connect) -> None:
     await store.open(ADDRESS, 7)
     with pytest.raises(Fenced) as refusal:
