@@ -43,8 +43,14 @@ class House:
 
     def new(self, name: str, *, actors: Sequence[type[Actor]] = ACTORS, **options: Any) -> Silo:
         """A silo that is not started yet."""
-        options = {"store": self.store_url, "lease_ttl": self._lease_ttl, "drain_limit": 3.0, **options}
-        silo = Silo(actors, name=name, etcd=self.server.endpoint, cluster=self.cluster, **options)
+        options = {
+            "etcd": self.server.endpoint,
+            "store": self.store_url,
+            "lease_ttl": self._lease_ttl,
+            "drain_limit": 3.0,
+            **options,
+        }
+        silo = Silo(actors, name=name, cluster=self.cluster, **options)
         self.silos.append(silo)
         return silo
 

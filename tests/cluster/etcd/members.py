@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from cluster.etcd import EtcdServer
+from cluster.etcd import EtcdClient, EtcdServer
+from cluster.etcd import etcd_pb2 as pb
+from cluster.etcd.method import STATUS
 from cluster.etcd.server import free_ports
 
 
@@ -34,3 +36,13 @@ async def three_members(folder: Path) -> AsyncIterator[list[EtcdServer]]:
             yield members
         finally:
             await asyncio.gather(*(member.kill() for member in members))
+
+
+async def leader_of(members: list[EtcdServer]) -> EtcdServer:
+    """The member that leads."""
+    for member in members:
+        async with EtcdClient([member.endpoint]) as client:
+            status = await client._connection.read(STATUS, pb.StatusRequest())
+            if status.leader == status.header.member_id:
+                return member
+    raise AssertionError("no member says that it leads")

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.etcd import EtcdClient, EtcdOutcomeUnknown, EtcdServer, EtcdUnavailable, Watch
-from cluster.etcd import etcd_pb2 as pb
-from cluster.etcd.method import STATUS
-from tests.cluster.etcd.members import three_members
+from tests.cluster.etcd.members import leader_of, three_members
 from tests.cluster.etcd.waiting import MonotonicClock, eventually, started, take
 
 CLOCK = MonotonicClock()
@@ -21,15 +19,6 @@ CLOCK = MonotonicClock()
 async def members(tmp_path: Path) -> AsyncIterator[list[EtcdServer]]:
     async with three_members(tmp_path) as members:
         yield members
-
-
-async def _leader(members: list[EtcdServer]) -> EtcdServer:
-    for member in members:
-        async with EtcdClient([member.endpoint]) as client:
-            status = await client._connection.read(STATUS, pb.StatusRequest())
-            if status.leader == status.header.member_id:
-                return member
-    raise AssertionError("no member says that it leads")
 
 
 def _on(client: EtcdClient, member: EtcdServer) -> None:
@@ -54,7 +43,7 @@ async def _follow(watch: Watch, seen: list[str]) -> None:
 
 
 async def test_the_leader_is_killed(members: list[EtcdServer], stack: AsyncExitStack) -> None:
-    leader = await _leader(members)
+    leader = await leader_of(members)
     client = await stack.enter_async_context(EtcdClient([member.endpoint for member in members], timeout=10))
     _on(client, leader)
     lease = await client.grant(3)
@@ -86,7 +75,7 @@ async def test_the_leader_is_killed(members: list[EtcdServer], stack: AsyncExitS
 
 
 async def test_the_member_behind_watch_and_keep_alive_freezes(members: list[EtcdServer], stack: AsyncExitStack) -> None:
-    leader = await _leader(members)
+    leader = await leader_of(members)
     frozen = next(member for member in members if member is not leader)
     client = await stack.enter_async_context(EtcdClient([member.endpoint for member in members], timeout=5))
     writer = await stack.enter_async_context(EtcdClient([leader.endpoint]))
