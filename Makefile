@@ -8,12 +8,15 @@ BENCH_VENV := .venv-bench
 BENCHMARKS ?= calls activations durable channels interrupt failover memory
 PYTEST_ARGS ?=
 WORKERS ?= 2
+MINUTES ?= 10
+STORE ?= sqlite
+CHAOS_ARGS ?=
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo chat test lint format types imports unit bench lock clean
+.PHONY: help install demo chat chaos test lint format types imports unit bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +26,9 @@ demo: $(VENV)/.installed ## a cluster, a language model and a dozen stories; INT
 
 chat: $(VENV)/.installed ## a story that a model writes, on a page; PORT=8080 chooses where
 	$(BIN)/python -m examples.chat $(if $(PORT),--port $(PORT))
+
+chaos: $(VENV)/.installed ## faults upon real processes; MINUTES=10, SEED=7, STORE=postgres, CHAOS_ARGS="--faults kill"
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --store $(STORE) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 test: lint types imports unit ## everything that CI checks
 

@@ -81,12 +81,15 @@ class History:
     def of(self, kind: str, address: str = "") -> list[Op]:
         return [op for op in self.ops if op.kind == kind and address in ("", op.address)]
 
-    def slowest(self) -> dict[str, float]:
-        """By address: for how long somebody waited there in vain, at most."""
+    def unavailable(self) -> dict[str, float]:
+        """By address: the longest time, in seconds, in which somebody waited there and nobody was answered."""
         found: dict[str, float] = {}
-        for op in self.ops:
-            if op.outcome == "ok" and op.ended is not None and op.kind != "read":
-                found[op.address] = max(found.get(op.address, 0.0), op.ended - op.started)
+        answered: dict[str, float] = {}
+        for op in sorted((op for op in self.ops if op.outcome == "ok"), key=lambda op: op.ended or 0.0):
+            assert op.ended is not None
+            waited = op.ended - max(op.started, answered.get(op.address, 0.0))
+            found[op.address] = max(found.get(op.address, 0.0), waited)
+            answered[op.address] = op.ended
         return found
 
     def write(self, file: Path) -> None:

@@ -18,7 +18,7 @@ def no_fence() -> None:
     commit = sqlite_group._commit
 
     def unfenced(connection: sqlite3.Connection, commits: dict[int, Commit], outcomes: list[Any]) -> None:
-        owners = sqlite_group._owners(connection, {it.address for it in commits.values()})
+        owners = sqlite_group._owners(connection, dict.fromkeys((it.address for it in commits.values()), ""))
         forged = {
             place: msgspec.structs.replace(it, epoch=owners[it.address][1]) if it.address in owners else it
             for place, it in commits.items()
