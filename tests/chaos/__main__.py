@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--silos", type=int, default=3)
     parser.add_argument("--no-namespaces", action="store_true", help="proxies instead of network namespaces")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="switch a known bug on")
+    parser.add_argument("--rest", type=float, default=120.0, help="seconds to come to rest in when the faults are over")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the history and all logs there")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     options = parser.parse_args(arguments)
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
         tell(f"left out for that: {', '.join(without) or 'nothing'}")
     plan = Plan(
         seed, options.minutes * 60, kinds, store=options.store, silos=options.silos, wires=not obstacle,
-        plant=options.plant,
+        plant=options.plant, rest=options.rest,
     )  # fmt: skip
     replay = replay_of(plan, options.faults, namespaces=not options.no_namespaces)
     tell(f"seed {seed}, {len(plan.faults())} faults of the kinds {' '.join(kinds)}\nagain: {replay}")

@@ -16,20 +16,26 @@ from tests.chaos.workload import ACCOUNTS, BELLS, COUNTERS, HERALDS, Workload
 from tests.cluster.durable_actors import noted
 from tests.cluster.waiting import eventually
 
-REST = 120.0
-"""Seconds that everything has to come to rest when the faults are over and all calls have been repeated."""
-
 
 class Judge:
     """Use ``verdict`` once, when nothing is wrong any more and the workload has stopped."""
 
     def __init__(
-        self, work: Workload, history: History, readers: Sequence[Reader], folder: Path, tell: Callable[[str], None]
+        self,
+        work: Workload,
+        history: History,
+        *,
+        readers: Sequence[Reader],
+        folder: Path,
+        rest: float,
+        tell: Callable[[str], None],
     ) -> None:
+        """``rest``: seconds that everything has to come to rest when all calls have been repeated."""
         self._work = work
         self._history = history
         self._readers = readers
         self._folder = folder
+        self._rest = rest
         self._tell = tell
 
     async def verdict(self) -> list[Violation]:
@@ -37,7 +43,7 @@ class Judge:
         loop = asyncio.get_running_loop()
         healthy_from = self._history.now()
         await self._work.settle()
-        end = loop.time() + REST
+        end = loop.time() + self._rest
         found = [
             *await self._in_time(end, "the bells are stopped", self._stop_ticks),
             *await self._in_time(end, "money has arrived", self._money),
@@ -69,7 +75,7 @@ class Judge:
         try:
             await eventually(what, nothing, within=end - asyncio.get_running_loop().time())
         except AssertionError:
-            self._tell(f"{self._history.now():7.1f} s  not within {REST:.0f} s: {what}")
+            self._tell(f"{self._history.now():7.1f} s  not within {self._rest:.0f} s: {what}")
         return found
 
     async def _stop_ticks(self) -> list[Violation]:

@@ -32,6 +32,7 @@ class Plan:
     silos: int = 3
     wires: bool = True
     plant: str = ""
+    rest: float = 120.0
 
     def faults(self) -> list[Fault]:
         return draw(self.seed, seconds=self.seconds, silos=self.silos, kinds=self.kinds)
@@ -76,9 +77,12 @@ class Run:
             progress.cancel()
             await work.stop()
             healthy_from = history.now()
-            found = await Judge(work, history, self._readers, self.folder, self._tell).verdict()
+            found = await self._judge(work, history).verdict()
             await asyncio.gather(*(reader.stop() for reader in self._readers))
             return Result(found, history, faults, self._figures(fleet, history, healthy_from))
+
+    def _judge(self, work: Workload, history: History) -> Judge:
+        return Judge(work, history, readers=self._readers, folder=self.folder, rest=self.plan.rest, tell=self._tell)
 
     async def _client(self, fleet: Fleet, first: int) -> Client:
         """One that prefers the silo of that number."""

@@ -85,7 +85,7 @@ async def test_no_fault_breaks_a_promise(processes: Processes, temporary: Path, 
 @pytest.mark.timeout(REST)
 async def test_a_planted_bug_is_found(processes: Processes, temporary: Path) -> None:
     """Repeats of a message are new messages. What finds it is that accepted calls take effect once."""
-    words = ("--minutes", 0.4, "--seed", 1, "--faults", "kill", "--plant", "no_dedupe", "--json")
+    words = ("--minutes", 0.4, "--seed", 1, "--faults", "kill", "--plant", "no_dedupe", "--rest", 10, "--json")
     ended = await chaos(processes, temporary, *words).ended(within=REST)
     assert ended.status == 1, f"{ended.err}\n{ended.out}"
     found = {violation["check"] for violation in json.loads(ended.out)["violations"]}
