@@ -40,12 +40,15 @@ async def take_arrivals(activation: "Activation") -> None:
         if inbox.must_look_up(turn.request):
             try:
                 keyed = await inbox.look_up(turn.request)
+                trouble = None
             except Exception as error:
-                activation._arrivals.take()
-                turn.refuse(ClusterUnavailable(f"{turn.where}: not accepted: {error}"))
-                continue
+                trouble = error
             if not activation._arrivals or activation._arrivals.first() is not turn:
                 continue  # the activation has ended meanwhile
+            if trouble is not None:
+                activation._arrivals.take()
+                turn.refuse(ClusterUnavailable(f"{turn.where}: not accepted: {trouble}"))
+                continue
         if not activation.runtime.may_act():
             activation.runtime.stop_acting()
             return

@@ -382,6 +382,30 @@ async def test_the_next_silo_delivers_what_was_left(start: Start) -> None:
     await until(lambda: not rows(store, "keeper-1", records.OUTBOX), "the rows are removed")
 
 
+async def test_a_look_up_that_fails_when_its_activation_has_ended_concerns_nobody(start: Start) -> None:
+    """The silo lost its lease, and its activations with it, while the store was asked whether a message is new."""
+
+    class Away(ScriptedStore):
+        asked, failed = asyncio.Event(), asyncio.Event()
+
+        async def read(self, *args: Any, **kwargs: Any) -> list[tuple[bytes, bytes]]:
+            self.asked.set()
+            await self.failed.wait()
+            raise StoreUnavailable("the store is away")
+
+    store = Away()
+    runtime = start(Keeper, store=store)
+    await actor_ref("keeper-1").ask("first")
+    asking = asyncio.ensure_future(actor_ref("keeper-1").options(idempotency_key="k").ask("second"))
+    await soon(store.asked.wait())
+    runtime.stop_acting()
+    assert not runtime.activations
+    store.failed.set()
+    await settle()
+    assert store.state_of("keeper-1")["seen"] == ["first"]
+    asking.cancel()
+
+
 async def test_a_turn_that_can_never_be_committed_is_parked_in_the_end(start: Start, store: ScriptedStore) -> None:
     class Hopeless(ScriptedStore):
         async def commit(self, commit: Any) -> None:
