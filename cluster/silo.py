@@ -299,12 +299,15 @@ class Silo:
         return {address: self.name for address in addresses if not type_name or address.startswith(f"{type_name}-")}
 
     async def _reach_etcd(self, endpoints: list[str]) -> None:
-        """Return when etcd answers; say every few seconds that it does not."""
+        """Return when etcd answers; say that it does not. Each attempt has more time: it may be slow, not away."""
         loop = asyncio.get_running_loop()
         started = loop.time()
+        patience = 2.0
         while True:
             left = started + self._etcd_timeout - loop.time()
-            probe = EtcdClient(endpoints, timeout=min(2.0, max(left, 0.1)), **self._etcd_options)  # type: ignore[arg-type]
+            timeout = min(patience, max(left, 0.1))
+            probe = EtcdClient(endpoints, timeout=timeout, **self._etcd_options)  # type: ignore[arg-type]
+            patience *= 2
             try:
                 await probe.connect()
                 return

@@ -224,6 +224,15 @@ async def test_a_slow_etcd_costs_no_lease_and_no_call(
     assert all(now.get(address) is life for address, life in active.items()), "an activation was lost"
 
 
+async def test_a_silo_starts_over_a_slow_etcd(house: House, proxies: list[Proxy]) -> None:
+    """A connection and a first answer take longer than the first attempt at each member waits."""
+    delay(proxies, 0.3)
+    (n1,) = await house.start("n1", etcd=endpoints(proxies), lease_ttl=8)
+    await house.client()
+    assert await actor_ref("counter-n1.a").options(timeout=40).add(1) == 1
+    assert n1.ready
+
+
 async def test_an_etcd_that_is_slower_than_the_lease_ends_it(
     exits: AsyncExitStack, house: House, proxies: list[Proxy]
 ) -> None:
