@@ -24,6 +24,10 @@ def apply(connection: sqlite3.Connection, operations: Sequence[Operation]) -> li
     Returns the outcome of each. A fenced one changes nothing, whatever the others do.
     """
     outcomes: list[Outcome] = [None] * len(operations)
+    commits = {place: operation for place, operation in enumerate(operations) if type(operation) is Commit}
+    if len(commits) == len(operations):  # as most often
+        _commit(connection, commits, outcomes)
+        return outcomes
     for wave in _waves(operations):
         if wave.eras:
             _raise_era(connection, wave.eras, outcomes)

@@ -9,10 +9,12 @@ import atexit
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 import msgspec
@@ -46,8 +48,9 @@ class _Reported(msgspec.Struct, frozen=True):
     addresses: frozenset[str]
 
 
-class _Stop:
-    """The last thing in the queue."""
+class _Signal(Enum):
+    GO = "there is something to write"
+    STOP = "nothing comes any more"
 
 
 class SqliteWriter:
@@ -61,7 +64,9 @@ class SqliteWriter:
         self.path = path.absolute()  # of now: the process may change its directory
         self._busy_timeout = busy_timeout
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[_Job | _Reported | _Stop] = SimpleQueue()
+        self._submitted: list[_Job | _Reported] = []  # in this round of the loop
+        self._waiting: deque[_Job | _Reported] = deque()
+        self._signals: SimpleQueue[_Signal] = SimpleQueue()
         self._operations = self._transactions = self._largest_group = 0
         self._lock: FileLock | None = None
         self._connection: sqlite3.Connection | None = None
@@ -82,12 +87,23 @@ class SqliteWriter:
             raise RuntimeError(f"{self.path}: a store belongs to the event loop in which it was opened")
         size = check(operation)
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._queue.put(_Job(operation, size, answer))
+        self._enqueue(_Job(operation, size, answer))
         return answer
+
+    def _enqueue(self, item: "_Job | _Reported") -> None:
+        """Hand it over when the loop comes round: what is submitted together is one group and one wake-up."""
+        if not self._submitted:
+            self._loop.call_soon(self._hand_over)
+        self._submitted.append(item)
+
+    def _hand_over(self) -> None:
+        submitted, self._submitted = self._submitted, []
+        self._waiting.extend(submitted)
+        self._signals.put(_Signal.GO)
 
     def stop(self) -> None:
         """Let the thread end after what is queued. Any thread may call this, also during garbage collection."""
-        self._queue.put(_Stop())
+        self._signals.put(_Signal.STOP)
 
     def join(self) -> None:
         """Wait for the end of the thread: an instant, once ``closed`` is done."""
@@ -110,9 +126,11 @@ class SqliteWriter:
         try:
             if self._open():
                 while not self._stopping:
-                    group = self._next_group()
-                    if group:
-                        self._write(group)
+                    if not self._waiting:
+                        self._stopping = self._signals.get() is _Signal.STOP
+                    self._write_all()
+                self._hand_over()  # what the loop did not come to
+                self._write_all()
         finally:
             self._disconnect()
             if self._lock is not None:
@@ -159,24 +177,23 @@ class SqliteWriter:
             with suppress(sqlite3.Error):
                 connection.close()
 
+    def _write_all(self) -> None:
+        while self._waiting:
+            group = self._next_group()
+            if group:
+                self._write(group)
+
     def _next_group(self) -> list[_Job]:
         group: list[_Job] = []
         size = 0
-        while len(group) < _LARGEST_GROUP and size < _LARGEST_GROUP_BYTES:
-            try:
-                item = self._queue.get(block=not group)
-            except Empty:
-                break
-            if isinstance(item, _Stop):
-                self._stopping = True
-                break
+        waiting = self._waiting
+        while waiting and len(group) < _LARGEST_GROUP and size < _LARGEST_GROUP_BYTES:
+            item = waiting.popleft()
             if isinstance(item, _Reported):
                 self._refused -= item.addresses
-                continue
-            if self._follows_refusal(item):
-                continue
-            group.append(item)
-            size += item.size
+            elif not (self._refused and self._follows_refusal(item)):
+                group.append(item)
+                size += item.size
         return group
 
     def _follows_refusal(self, job: _Job) -> bool:
@@ -244,7 +261,7 @@ class SqliteWriter:
             resolve(answer, result)
         if refused:
             # After those who have just been told had their turn: nobody builds on what was refused before they knew.
-            self._loop.call_soon(self._queue.put, _Reported(refused))
+            self._loop.call_soon(self._enqueue, _Reported(refused))
 
     def _explain(self, error: sqlite3.Error) -> str:
         return f"{explain(error, self.path, busy_timeout=self._busy_timeout)}; nothing was written"

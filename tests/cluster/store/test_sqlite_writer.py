@@ -51,6 +51,16 @@ async def test_concurrent_commits_share_transactions(store: SqliteStore) -> None
     assert 10 <= after.largest_group <= 512
 
 
+async def test_what_is_submitted_in_one_round_of_the_loop_is_one_group(store: SqliteStore) -> None:
+    await asyncio.gather(*(store.open(f"session-{number}", 1) for number in range(100)))
+    for number in range(20):
+        before = store.statistics()
+        await asyncio.gather(
+            *(store.commit(Commit(address=f"session-{n}", epoch=1, state=b"%d" % number)) for n in range(100))
+        )
+        assert store.statistics().transactions - before.transactions == 1
+
+
 async def test_what_waits_during_a_transaction_is_the_next_group(store: SqliteStore) -> None:
     gate = Gate(store)
     first = asyncio.create_task(store.open("session-0", 1))
