@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -38,6 +39,7 @@ _VERBS: Final[Mapping[str, Verb]] = {"GET": "read", "HEAD": "read", "POST": "sen
 
 
 PREFIX: Final = "/v1/"
+_ACTORS: Final = ACTORS.encode()
 
 
 class Gateway:
@@ -127,7 +129,7 @@ class Gateway:
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             raw = _raw_path(scope)
-            if not raw.startswith(ACTORS.encode()):
+            if not raw.startswith(_ACTORS):
                 raise Problem(404, "NotFound", f"WebSockets are under {ACTORS}")
             socket = self._actors.socket(HTTPConnection(scope), self._serving(), raw[len(ACTORS) :])
         except (Problem, ActorError) as error:
@@ -149,22 +151,34 @@ class Gateway:
         chat = self._chats.find(raw)
         if chat is not None:
             return await chat[0].handle(request, runtime, chat[1])
-        if raw.startswith(ACTORS.encode()):
+        if raw.startswith(_ACTORS):
             return await self._actors.handle(request, runtime, raw[len(ACTORS) :])
-        before, found, name = raw.partition(ROOT.encode())
-        if before or not found:  # the prefix in another spelling would be another name for the same
-            raise Problem(404, "NotFound", f"actors are under {ACTORS}, streams under {ROOT}")
-        try:
-            path = check_path(name)
-        except ValueError as error:
-            raise bad_request(str(error)) from None
-        if path.partition("/")[0] == RESERVED:  # it has verbs of its own
-            return await self._subscriptions.handle(request, runtime.store, path.removeprefix(RESERVED).lstrip("/"))
-        grant_of(request).check(_VERBS.get(request.method, "admin"), *resources(path))
+        path, names = _stream_at(raw)
+        if not names:
+            return await self._subscriptions.handle(request, runtime.store, path)
+        grant_of(request).check(_VERBS.get(request.method, "admin"), *names)
         channel = self._channels.find(runtime, path)
         if channel is not None:
             return await self._channels.handle(request, runtime, channel)
         return await self._streams.handle(request, runtime.store, path)
+
+
+@lru_cache(maxsize=512)
+def _stream_at(raw: bytes) -> tuple[str, tuple[str, ...]]:
+    """The name of the stream at a path, and the names under which it may be granted; raises ``Problem`` for another.
+
+    Without these it is the rest of a path that belongs to the protocol itself, which has verbs of its own.
+    """
+    before, found, name = raw.partition(ROOT.encode())
+    if before or not found:  # the prefix in another spelling would be another name for the same
+        raise Problem(404, "NotFound", f"actors are under {ACTORS}, streams under {ROOT}")
+    try:
+        path = check_path(name)
+    except ValueError as error:
+        raise bad_request(str(error)) from None
+    if path.partition("/")[0] == RESERVED:
+        return path.removeprefix(RESERVED).lstrip("/"), ()
+    return path, resources(path)
 
 
 def _raw_path(scope: Scope) -> bytes:

@@ -13,9 +13,12 @@ _PATIENCE = 5.0  # seconds for the rest of a body that nobody wants
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises ``Problem`` 413 as soon as it is over the limit, ``ClientDisconnect`` if no more comes."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > limit:
-        raise _too_large(limit)
+    for name, announced in request.scope["headers"]:
+        if name == b"content-length":
+            if announced.isdigit() and int(announced[:20]) > limit:
+                raise _too_large(limit)
+            break
+    body = b""
     chunks: list[bytes] = []
     size = 0
     more = True
@@ -23,12 +26,14 @@ async def read_body(request: Request, limit: int) -> bytes:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
+        body = message.get("body", b"")
+        size += len(body)
         if size > limit:
             raise _too_large(limit)
         more = message.get("more_body", False)
-    return b"".join(chunks)
+        if more or chunks:
+            chunks.append(body)
+    return b"".join(chunks) if chunks else body
 
 
 def _too_large(limit: int) -> Problem:
@@ -44,9 +49,9 @@ class Incoming:
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        names = {name for name, _ in scope["headers"]}
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
-        self._more = b"content-length" in names or b"transfer-encoding" in names
+        self._more: bool | None = None
 
     async def receive(self) -> Message:
         """See ASGI."""
@@ -56,6 +61,8 @@ class Incoming:
 
     async def drain(self) -> None:
         """Read what nobody has read, within reason."""
+        if self._more is None:  # nobody has looked
+            self._more = any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
         if self._more:
             await self._read_on()
 

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 import httptools
@@ -57,7 +58,8 @@ class HttpConnection(HttpToolsProtocol):
 
     # Not in the instance's dict: that has a shape that all connections share as long as it has no more than 30 keys.
     __slots__ = (
-        "_begun", "_body_size", "_head_size", "_in_head", "_limits", "_refused", "_stalls", "_timer", "_waits",
+        "_begun", "_body_size", "_head_size", "_idle_since", "_in_head", "_limits", "_refused", "_size", "_stalls",
+        "_timer", "_waits",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +77,10 @@ class HttpConnection(HttpToolsProtocol):
         self._waits: _Wait = ""
         self._in_head = True
         self._begun = False
-        self._head_size = 0
+        self._head_size = 0  # of what came in several pieces
+        self._size = 0  # of the URL and the headers
         self._body_size = 0
+        self._idle_since = 0.0
         self._refused = False
 
     # -- the connection ---------------------------------------------------------------------------------------------
@@ -119,7 +123,6 @@ class HttpConnection(HttpToolsProtocol):
         """See ``asyncio.Protocol``."""
         if self._refused:
             return
-        self._unset_keepalive_if_required()
         in_head = self._begun
         assert self.parser is not None
         try:
@@ -147,7 +150,7 @@ class HttpConnection(HttpToolsProtocol):
             self._wait("")
         elif self._is_answering or not self.url.isascii():
             self._refuse(bad_request("the handshake of a WebSocket comes alone, and its URL is ASCII"))
-        elif self._size() > self._limits.max_head or len(self.headers) > _MOST_HEADERS:
+        elif self._size > self._limits.max_head or len(self.headers) > _MOST_HEADERS:
             self._refuse(self._head_too_large())
         else:
             self._wait("")
@@ -203,17 +206,23 @@ class HttpConnection(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._begun = True
-        self._head_size = 0
+        self._head_size = self._size = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the URL has come."""
+        self._size += len(url)
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header is complete."""
         if len(self.headers) >= _MOST_HEADERS:
             raise self._head_too_large()
+        self._size += len(name) + len(value) + 4
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
-        if self._size() > self._limits.max_head:
+        if self._size > self._limits.max_head:
             raise self._head_too_large()
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or not all(map(_is_host, hosts)):
@@ -237,13 +246,32 @@ class HttpConnection(HttpToolsProtocol):
         self._in_head = True
 
     def on_response_complete(self) -> None:
-        """The request is answered."""
-        super().on_response_complete()
-        if not self._refused and not self.transport.is_closing() and (self._begun or not self._in_head):
+        """The request is answered. As uvicorn's, but with one timer for all the pauses between requests."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._await_next_request(self.timeout_keep_alive)
+        if not self._refused and (self._begun or not self._in_head):
             self._wait(self._next_wait())
 
-    def _size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+    def _await_next_request(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self._look_if_idle)
+
+    def _look_if_idle(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._is_answering or self._begun or not self._in_head:
+            return  # the next answer sets the timer again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._await_next_request(left)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _head_too_large(self) -> Problem:
         detail = f"the head of a request has at most {self._limits.max_head} bytes and {_MOST_HEADERS} headers"
@@ -273,6 +301,7 @@ class HttpConnection(HttpToolsProtocol):
         self._timer = self.loop.call_later(_LINGER, self.transport.abort)
 
 
+@lru_cache(maxsize=256)
 def _is_host(value: bytes) -> bool:
     """Whether a Host header can be made a URL of (RFC 3986, 3.2): everything behind this takes that for granted."""
     found = _HOST.fullmatch(value)

@@ -1,8 +1,9 @@
 """Headers that every response carries, and what browsers ask before they let a page of another origin in."""
 
 from collections.abc import Awaitable
+from functools import lru_cache
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,15 +45,15 @@ class BrowserSecurity:
         """See ASGI. No coroutine of its own, which would be there for as long as the response takes."""
         if scope["type"] not in ("http", "websocket"):
             return self._app(scope, receive, send)
-        request = Headers(scope=scope)
+        host, origin = _host_and_origin(scope)
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 headers = message["headers"]
-                message["headers"] = [*headers, *(header for header in self._own if header not in headers)]
+                message["headers"] = [*headers, *[header for header in self._own if header not in headers]]
                 if self._options.cors_origins:
-                    self._let_in(MutableHeaders(scope=message), request)
-            await send(message)
+                    self._let_in(MutableHeaders(scope=message), origin)
+            return send(message)
 
         method = scope.get("method", "WEBSOCKET")
         if method == "OPTIONS":
@@ -62,15 +63,14 @@ class BrowserSecurity:
                 "Access-Control-Max-Age": "600",
             }
             return Response(status_code=204, headers=preflight)(scope, receive, send_with_headers)
-        problem = self._problem(method, request)
+        problem = self._problem(method, host, origin)
         if problem is not None:
             return refuse(problem, scope, receive, send_with_headers)
         return self._app(scope, receive, send_with_headers)
 
-    def _problem(self, method: str, request: Headers) -> Problem | None:
+    def _problem(self, method: str, host: str, origin: str | None) -> Problem | None:
         """What a browser is told that was led here by a page which has no business here."""
-        host, origin = request.get("host", ""), request.get("origin")
-        if not self._open_to_all and not is_loopback(host if ":" in host.rpartition("]")[2] else f"{host}:80"):
+        if not self._open_to_all and not _is_of_this_machine(host):
             return Problem(403, "NotAuthorized", "this gateway answers only under a name of this machine")
         allowed = self._options.cors_origins
         if origin is None or method in ("GET", "HEAD") or "*" in allowed or origin in allowed:
@@ -80,9 +80,8 @@ class BrowserSecurity:
         detail = "pages of this origin may not write here, or open a WebSocket; see SILO_CORS_ORIGINS"
         return Problem(403, "NotAuthorized", detail)
 
-    def _let_in(self, headers: MutableHeaders, request: Headers) -> None:
+    def _let_in(self, headers: MutableHeaders, origin: str | None) -> None:
         options = self._options
-        origin = request.get("origin")
         headers.add_vary_header("Origin")
         if origin is None or not ("*" in options.cors_origins or origin in options.cors_origins):
             return
@@ -90,3 +89,20 @@ class BrowserSecurity:
         headers["Access-Control-Expose-Headers"] = ", ".join(EXPOSED)
         if options.cors_credentials:
             headers["Access-Control-Allow-Credentials"] = "true"
+
+
+def _host_and_origin(scope: Scope) -> tuple[str, str | None]:
+    """The first of each."""
+    host: bytes | None = None
+    origin: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = value if host is None else host
+        elif name == b"origin":
+            origin = value if origin is None else origin
+    return (host or b"").decode("latin-1"), None if origin is None else origin.decode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def _is_of_this_machine(host: str) -> bool:
+    return is_loopback(host if ":" in host.rpartition("]")[2] else f"{host}:80")

@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cluster.gateway.connection import HttpConnection, ServerConfig
 from cluster.gateway.options import GatewayOptions
@@ -20,6 +22,8 @@ from cluster.gateway.problems import Problem, response_for
 from cluster.gateway.socket_connection import SocketConnection
 
 _BACKLOG = 2048
+_FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
+"""What a proxy in front says of its client; it is believed where uvicorn believes it."""
 
 
 class _Uvicorn(uvicorn.Server):
@@ -49,6 +53,7 @@ class Server:
         self._direct = direct
         self._server: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
+        self._behind_proxy: ProxyHeadersMiddleware | None = None
 
     async def start(self, listen: str) -> str:
         """Listen on ``host:port`` (port 0 picks one) and return the bound address.
@@ -70,17 +75,26 @@ class Server:
             access_log=False,
             server_header=False,
             interface="asgi3",
+            proxy_headers=False,  # see _app
             lifespan="off",
             backlog=_BACKLOG,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=options.keep_alive_timeout,  # type: ignore[arg-type]  # it is only slept for
         )
         config.gateway = options
+        self._behind_proxy = ProxyHeadersMiddleware(self._route, config.forwarded_allow_ips)  # type: ignore[arg-type]
         self._server = _Uvicorn(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]))
         return address
 
     def _app(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        for name, _ in scope["headers"]:
+            if name in _FORWARDED:
+                assert self._behind_proxy is not None
+                return self._behind_proxy(scope, receive, send)  # type: ignore[arg-type]
+        return self._route(scope, receive, send)
+
+    def _route(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         for prefix, app in self._direct.items():
             if scope["path"].startswith(prefix):
                 return app(scope, receive, send)

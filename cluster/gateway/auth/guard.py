@@ -1,6 +1,7 @@
 """What requests pass before anything of the gateway looks at them: who asks, and whether it asks for too much."""
 
 import re
+from collections.abc import Awaitable
 from contextlib import nullcontext
 from typing import Final
 
@@ -47,6 +48,10 @@ class Guard:
         """The application, behind the guard."""
         return _Guarded(self, app)
 
+    def asks_nobody(self, scope: Scope) -> bool:
+        """Whether whoever sends the request may do everything, as often as he likes."""
+        return self._tokens is None and not name_of_address(scope)
+
     async def identify(self, scope: Scope) -> str:
         """Find the grant of a request. Returns the name under which it is counted, "" for not at all."""
         address = name_of_address(scope)
@@ -70,10 +75,13 @@ class _Guarded:
         self._guard = guard
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        kind = scope["type"]
+        if kind == "websocket" or (kind == "http" and not self._guard.asks_nobody(scope)):
+            return self._check(scope, receive, send)
+        return self._app(scope, receive, send)
+
+    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             client = await self._guard.identify(scope)
             request = self._guard.clients.admitted(client) if client else nullcontext()

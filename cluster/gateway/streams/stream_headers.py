@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import QueryParams
@@ -28,9 +29,20 @@ EXPOSED: Final = (
 """What a page of another origin may read of a response."""
 
 
+_KNOWN: Final = {
+    name.encode(): name
+    for name in (
+        "content-type", "stream-seq", "stream-closed", "stream-ttl", "stream-expires-at", "stream-forked-from",
+        "stream-fork-offset", "stream-fork-sub-offset", "producer-id", "producer-epoch", "producer-seq",
+    )
+}  # fmt: skip
+"""The headers that say something of a stream."""
+
+
 def headers_of(request: Request) -> Mapping[str, str]:
-    """The headers by name in lower case, the first of each; as a dict, for those who look for many."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}
+    """Those of the headers that say something of a stream, by name in lower case; the first of each."""
+    headers = reversed(request.scope["headers"])
+    return {_KNOWN[name]: value.decode("latin-1") for name, value in headers if name in _KNOWN}
 
 
 def creation_of(path: str, headers: Mapping[str, str], body: bytes) -> Creation:
@@ -58,14 +70,21 @@ def write_of(headers: Mapping[str, str], body: bytes) -> Write:
 
 
 def _content_type(headers: Mapping[str, str]) -> str:
-    found = headers.get("content-type", "").strip()
+    found = headers.get("content-type")
+    return _checked_type(found) if found else ""
+
+
+@lru_cache(maxsize=64)
+def _checked_type(text: str) -> str:
+    found = text.strip()
     if found and not _CONTENT_TYPE.fullmatch(found):
         raise bad_request(f"the Content-Type {found[:80]!r} is malformed")
     return found
 
 
 def _closes(headers: Mapping[str, str]) -> bool:
-    return headers.get("stream-closed", "").lower() == "true"
+    found = headers.get("stream-closed")
+    return found is not None and found.lower() == "true"
 
 
 def _lifetime(headers: Mapping[str, str]) -> Lifetime:
@@ -109,7 +128,7 @@ def _fork(headers: Mapping[str, str]) -> Fork | None:
 
 
 def _producer(headers: Mapping[str, str]) -> tuple[str, int, int] | None:
-    name, epoch, seq = (headers.get(f"producer-{what}") for what in ("id", "epoch", "seq"))
+    name, epoch, seq = headers.get("producer-id"), headers.get("producer-epoch"), headers.get("producer-seq")
     if name is None and epoch is None and seq is None:
         return None
     if name is None or epoch is None or seq is None:
