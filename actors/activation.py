@@ -130,6 +130,13 @@ class Activation:
         return self.status is Status.ACTIVE and self._closing_for is None and self.last_used <= time and not self.busy
 
     @property
+    def is_free(self) -> bool:
+        """Whether a turn could begin at once: nothing runs, waits or is being committed."""
+        if self.status is not Status.ACTIVE or self._turn is not None or self._committing is not None:
+            return False
+        return not (self._mailbox or self._arrivals or self._closing_for is not None or self._broken)
+
+    @property
     def waiting(self) -> int:
         """How many messages wait."""
         return len(self._mailbox) + len(self._arrivals or ())
@@ -436,11 +443,20 @@ class Activation:
             return None
         if turn is not self._turn and (self._turn is not None or self._committing is not None):
             return None  # a call beside a running turn: what it changed belongs to that turn
-        return self._state.unsaved(self.actor.state, self.address)
+        return self.unsaved_state()
+
+    def unsaved_state(self) -> bytes | None:
+        """The state, if it is not the one of the last commit. Raises ``SerializationFailed``."""
+        return self._state.unsaved(self.actor.state, self.address) if self._state is not None else None
 
     def roll_back(self, turn: Turn) -> None:
         """Forget what a failed turn changed. Raises ``StateUnreadable``."""
-        if self._state is not None and turn is self._turn and self.type.options.persist == "turn":
+        if turn is self._turn and self.type.options.persist == "turn":
+            self.roll_back_state()
+
+    def roll_back_state(self) -> None:
+        """Go back to the state of the last commit. Raises ``StateUnreadable``."""
+        if self._state is not None:
             self._state.roll_back(self.actor, self.address)
 
     async def commit(self, turn: Turn, answer: Envelope, state: bytes | None) -> bool:
@@ -480,14 +496,23 @@ class Activation:
 
     @contextmanager
     def _commit_under_way(self) -> Iterator[None]:
-        done = self._committing = self.runtime.loop.create_future()
+        self.hold_turns()
         try:
             yield
         finally:
-            self._committing = None
+            self.let_turns_go()
+
+    def hold_turns(self) -> None:
+        """A commit is under way: no turn begins until ``let_turns_go``."""
+        self._committing = self.runtime.loop.create_future()
+
+    def let_turns_go(self) -> None:
+        """The commit has ended, well or badly."""
+        done, self._committing = self._committing, None
+        if done is not None:
             done.set_result(None)
-            if self._mailbox:
-                self._schedule_next()
+        if self._mailbox:
+            self._schedule_next()
 
     async def write(self, write: Write, turn: Turn | None = None) -> bool:
         """Hand a commit to the store. Returns False if it failed, which ends the activation."""

@@ -256,6 +256,11 @@ class Durable:
         log = self.channels.get(TURNS) if self.channels else None
         return log is not None and log.is_read
 
+    @property
+    def tells_of_turns(self) -> bool:
+        """Whether the next turn would be told of."""
+        return self._turn_log is not None or self.is_watched
+
     def _now(self) -> float:
         return self._activation.runtime.clock.time()
 
@@ -408,10 +413,17 @@ class Durable:
             offset = self.publish(*publish, put)
         return self.compose(put=put, drop=drop), offset
 
-    def apart(self, effects: Effects) -> Write:
-        """A commit of effects that belong to no turn."""
+    def apart(self, effects: Effects, state: bytes | None = None) -> Write:
+        """A commit of effects that belong to no turn, and of a new state."""
         put, drop = self._gather(effects)
-        return self.compose(put=put, drop=drop)
+        return self.compose(state=self._replace_state(state, put, drop), put=put, drop=drop)
+
+    def _replace_state(self, state: bytes | None, put: dict[bytes, bytes], drop: list[bytes]) -> bytes | None:
+        """Add to a commit that this is the state; return it if it is stored whole."""
+        if state is None or self.state is None:
+            return None
+        self._then.append(partial(self.state.stored, state))
+        return self.state.write(state, put, drop)
 
     def settle(self, turn: "Turn", answer: Envelope, state: bytes | None) -> Write | None:
         """The commit that ends a turn, None if there is nothing to write."""
@@ -438,9 +450,8 @@ class Durable:
         if effects.erase:
             self._keep_what_waits(put)
             state = None
-        elif state is not None and self.state is not None:
-            self._then.append(partial(self.state.stored, state))
-            state = self.state.write(state, put, drop)
+        else:
+            state = self._replace_state(state, put, drop)
         return self.compose(state=state, put=put, drop=drop, erase=effects.erase)
 
     def _settle_message(self, turn: "Turn", answer: Envelope, put: dict[bytes, bytes], drop: list[bytes]) -> None:

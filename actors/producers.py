@@ -64,6 +64,10 @@ class Producers:
         self._looking = 0
         self._silent: list[bytes] = []
 
+    def knows(self, name: str) -> bool:
+        """Whether ``judge`` can tell of a producer without ``look_up``."""
+        return name in self._known
+
     async def look_up(self, store: Store, address: str, name: str, before: float) -> None:
         """Learn what the store knows of a producer; of a new one, also whether others were silent since ``before``."""
         if name in self._known:

@@ -85,6 +85,10 @@ class Requests:
             return turn.call_id(digest.digest())
         return f"{self._name}-{number:x}"
 
+    def new_message_id(self) -> str:
+        """An id that no message in the cluster has."""
+        return f"{self._name}-{next(self._ids):x}"
+
     def check_size(self, payload: bytes, where: str) -> None:
         """Raise ``PayloadTooLarge`` if the payload is over the limit."""
         if len(payload) > self._settings.max_payload:

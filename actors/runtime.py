@@ -33,6 +33,7 @@ from actors.errors import (
 )
 from actors.handler import HandlerSpec
 from actors.idleness import Idleness
+from actors.limit import Limits
 from actors.migration import MOVE, MOVED, Migration
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
@@ -99,6 +100,7 @@ class Runtime:
         )
         self._claims: dict[str, asyncio.Future[Route]] = {}
         self._idleness = Idleness(self.loop)
+        self.limits = Limits(self.loop)
         self.requests = Requests(self.settings)
         self._agenda = Agenda(self)
         self._ties = Ties(self)
@@ -533,6 +535,10 @@ class Runtime:
             raise ClusterUnavailable(f"{address}: {incarnation} lost its lease")
         return route
 
+    def may_take(self, address: str) -> bool:
+        """Whether something may be done to an actor here now, with no earlier call to it on its way."""
+        return not self.closed and self.may_act() and self._router.is_clear(address)
+
     def may_act(self) -> bool:
         """Whether this silo is certainly still a member, by its own clock."""
         return self.clock.now() < self.directory.deadline
@@ -680,6 +686,7 @@ class Runtime:
         """End everything at once. What was not drained is dropped; every open call fails."""
         self.closed = True
         self._idleness.close()
+        self.limits.close()
         self.stop_acting(_STOPPED)
         for call in self.calls:
             if isinstance(call, ForwardedCall) and call.repeatable:

@@ -17,11 +17,19 @@ log = logging.getLogger("actors")
 
 async def write(activation: "Activation", write: Write, turn: Turn | None = None) -> bool:
     """Hand a commit to the store. Returns False if it failed, which ends the activation."""
+    return await attempt(activation, write, turn) is None
+
+
+async def attempt(activation: "Activation", write: Write, turn: Turn | None = None) -> ActorError | None:
+    """The same; returns why it failed.
+
+    ``ConnectionLost`` says that the activation has ended, and nothing of whether the commit was applied.
+    """
     if activation.gone or activation._broken:
-        return False
+        return _ended(activation)
     if not activation.runtime.may_act():
         activation.runtime.stop_acting()
-        return False
+        return _ended(activation)
     if activation.durable is not None:
         activation.durable.writes += 1
     try:
@@ -32,19 +40,24 @@ async def write(activation: "Activation", write: Write, turn: Turn | None = None
         raise
     except Exception as error:
         activation._broken = True
-        activation.store_failed(turn, error)
+        reason = why_refused(activation, error)
+        activation.fail_turn(turn, reason)
+        return reason
     else:
         if activation.gone:
-            return False
+            return _ended(activation)
         for then in write.then:
             then()
-        return True
+        return None
     finally:
         if activation.durable is not None:
             activation.durable.write_ended()
             if activation._closing_for is not None:
                 activation._schedule_next()
-    return False
+
+
+def _ended(activation: "Activation") -> ConnectionLost:
+    return ConnectionLost(f"{activation.address} is not here any more; the message may have run")
 
 
 async def _follow_up(activation: "Activation", wanted: Write) -> None:

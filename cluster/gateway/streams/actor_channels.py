@@ -27,7 +27,6 @@ from cluster.gateway.json_values import check_count, read_json
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
 from cluster.gateway.streams import json_mode
-from cluster.gateway.streams.appender import PATIENCE
 from cluster.gateway.streams.entries import Tail
 from cluster.gateway.streams.free_standing import response_to
 from cluster.gateway.streams.live import LiveReader
@@ -35,6 +34,7 @@ from cluster.gateway.streams.offsets import NOW, START, Offset
 from cluster.gateway.streams.reading import Page, cacheable
 from cluster.gateway.streams.stream_headers import headers_of, live_of, offset_of, write_of
 from cluster.gateway.streams.stream_state import CLOSED, DATA, GONE, Appended, Entry, Lifetime, View
+from cluster.gateway.streams.stream_writer import PATIENCE
 
 _AT_ONCE = 256
 _MOST_MESSAGES: Final = 10_000  # of one append: each is an entry, and they are committed together

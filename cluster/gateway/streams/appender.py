@@ -3,15 +3,12 @@
 import asyncio
 from collections import deque
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from actors.errors import ClusterUnavailable, MailboxFull
-from cluster.gateway.streams.names import stream_address, stream_key
-from cluster.gateway.streams.stream import Stream
+from cluster.gateway.streams.names import stream_address
 from cluster.gateway.streams.stream_state import Appended, Write
-
-PATIENCE: Final = 30.0
-"""Seconds that a request waits for its stream."""
+from cluster.gateway.streams.stream_writer import PATIENCE, StreamWriter
 
 _MOST = 256  # writes in one turn
 _MOST_BYTES = 2**20  # in one turn, unless a single write has more
@@ -104,5 +101,5 @@ def _refuse(group: list[_Waiting], error: Exception) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _stream(path: str) -> Stream:
-    return Stream.ref(stream_key(path)).options(timeout=PATIENCE)
+def _stream(path: str) -> StreamWriter:
+    return StreamWriter(path)

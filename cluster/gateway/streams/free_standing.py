@@ -14,7 +14,7 @@ from cluster.gateway.json_values import check_count
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem, bad_request
 from cluster.gateway.streams import json_mode
-from cluster.gateway.streams.appender import PATIENCE, Appender
+from cluster.gateway.streams.appender import Appender
 from cluster.gateway.streams.entries import StreamSource
 from cluster.gateway.streams.live import LiveReader
 from cluster.gateway.streams.names import ROOT, path_of_reference, resources, stream_key
@@ -23,6 +23,7 @@ from cluster.gateway.streams.reading import Page, cacheable
 from cluster.gateway.streams.stream import Stream
 from cluster.gateway.streams.stream_headers import creation_of, headers_of, live_of, offset_of, write_of
 from cluster.gateway.streams.stream_state import Appended, Code, Outcome, View, Write
+from cluster.gateway.streams.stream_writer import PATIENCE
 
 _PROBLEMS: Final[dict[Code, tuple[int, str]]] = {
     "missing": (404, "StreamNotFound"),
@@ -130,15 +131,29 @@ def _checked(outcome: Outcome) -> Outcome:
     raise Problem(status, name, outcome.detail, headers={"Retry-After": "1"} if status == 503 else {})
 
 
+class _Done(Response):
+    """A response without a body, made with as little as it takes."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status_code = status
+        self.raw_headers = headers
+        self.body = b""
+        self.background = None
+
+
 def response_to(write: Write, appended: Appended) -> Response:
     """The response to a write. Raises ``Problem`` if it was refused."""
     if appended.code in _PROBLEMS:
         raise _refusal(appended, write)
-    headers = _place(appended)
-    if appended.epoch is not None:
-        headers |= {"Producer-Epoch": str(appended.epoch), "Producer-Seq": str(appended.seq)}
-    told = write.producer is not None and write.body and appended.code == "ok"
-    return Response(status_code=200 if told else 204, headers=headers)
+    headers = [(b"stream-next-offset", b"%016d_%016d" % (appended.generation, appended.next))]
+    if appended.closed:
+        headers.append((b"stream-closed", b"true"))
+    if appended.epoch is not None and appended.seq is not None:
+        headers += ((b"producer-epoch", b"%d" % appended.epoch), (b"producer-seq", b"%d" % appended.seq))
+    if write.producer is not None and write.body and appended.code == "ok":
+        headers.append((b"content-length", b"0"))
+        return _Done(200, headers)
+    return _Done(204, headers)
 
 
 def _refusal(appended: Appended, write: Write) -> Problem:

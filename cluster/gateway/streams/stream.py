@@ -7,20 +7,21 @@ from typing import NamedTuple
 import msgspec
 
 from actors import Actor, ActorError, actor_ref, handler
+from actors.channel_log import read_items
 from actors.context import current_turn
-from actors.producers import Producer, Producers
+from actors.effects import Effects
+from actors.producers import Producers
 from actors.publishing import gathered
+from actors.records import ChannelItem
 from cluster.gateway.streams import json_mode
+from cluster.gateway.streams.batch import Batch, to_store
 from cluster.gateway.streams.entries import read_entries
 from cluster.gateway.streams.names import index_address
 from cluster.gateway.streams.offsets import Offset, parse_offset
 from cluster.gateway.streams.stream_state import (
-    CLOSED,
-    DATA,
     GONE,
     LOG,
     Appended,
-    Code,
     Creation,
     Entry,
     Lifetime,
@@ -80,17 +81,16 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
             if difference:
                 return Outcome("conflict", detail=f"the stream is there with another {difference}")
             self._use()
-            return Outcome("ok", self._view())
+            return Outcome("ok", self._view(self._end_position()))
         origin = await self._inherit(wanted) if wanted.fork is not None else self._afresh(wanted)
         if isinstance(origin, Outcome):
             return origin
         try:
-            body = _to_store(wanted.body, origin.content_type)
+            body = to_store(wanted.body, origin.content_type)
         except ValueError as error:
             await self._give_up(wanted)
             return Outcome("invalid", detail=str(error))
-        await self._begin(wanted, origin, body)
-        return Outcome("created", self._view())
+        return Outcome("created", await self._begin(wanted, origin, body))
 
     @handler
     async def append(self, writes: list[Write]) -> list[Appended]:
@@ -98,60 +98,74 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         refused = await self._check_exists()
         if refused is not None:
             return [Appended(refused.code, detail=refused.detail)] * len(writes)
-        runtime = self._activation.runtime
-        before = runtime.clock.time() - runtime.settings.retention
         try:
-            await self._know_producers(writes, before)
-            entries: list[Entry] = []
-            outcomes = [self._append(write, entries, before) for write in writes]
-            if entries:
-                await self._publish(entries)
+            await self._know_producers(writes)
+            batch = self._new_batch(gathered())
+            outcomes = [batch.write(write) for write in writes]
+            if batch.entries:
+                await self._publish(batch.entries)
+                await self._tell_watchers(batch.next)
+            if batch.is_use:
                 self._use()
-                await self._tell_watchers()
         except BaseException:
             self._producers = Producers(LOG)  # nothing of what it takes for written will be stored
             raise
         return outcomes
 
-    async def _know_producers(self, writes: list[Write], before: float) -> None:
+    def append_directly(self, writes: list[Write], by: str) -> tuple[list[Appended], Batch] | None:
+        """The same without a message, in an activation that is free. What the batch says is to be committed.
+
+        ``by``: an id for ``was_appended``. None where there is more to do than that, and nothing was done.
+        """
+        state = self.state
+        if not state.id or state.deleted or state.watchers or self._is_over():
+            return None
+        log = self._activation.durable_side.channel(LOG)
+        if log.closed or log.closing:
+            return None
+        self._producers.settled()
+        for write in writes:
+            if write.producer is not None and not self._producers.knows(write.producer[0]):
+                return None
+        batch = self._new_batch(Effects())
+        try:
+            outcomes = [batch.write(write) for write in writes]
+            if batch.entries:
+                check_size = self._activation.runtime.check_size
+                items = batch.effects.items[LOG] = []
+                for entry in batch.entries:
+                    encoded = _encode(entry)
+                    check_size(encoded, self.address)
+                    items.append(ChannelItem("item", encoded, turn=by))
+            if batch.is_use and state.lifetime.ttl is not None:
+                self._use()
+                batch.touches_state = True
+        except BaseException:
+            self._producers = Producers(LOG)
+            self._activation.roll_back_state()
+            raise
+        return outcomes, batch
+
+    @handler
+    async def was_appended(self, offset: int, by: str) -> bool:
+        """Whether the entry at an offset of the log came from the direct append with this id."""
+        found = await read_items(self._activation.runtime.store, self.address, LOG, offset, offset + 1)
+        return any(at == offset and item.turn == by for at, item in found)
+
+    def _new_batch(self, effects: Effects) -> Batch:
+        return Batch(self.state, self._end_position(), self._producers, self._silent_before(), effects)
+
+    def _silent_before(self) -> float:
+        """Producers of whom nothing was heard since then are forgotten."""
+        runtime = self._activation.runtime
+        return runtime.clock.time() - runtime.settings.retention
+
+    async def _know_producers(self, writes: list[Write]) -> None:
         """Look up the producers of the writes; what the turns before this one have written is stored by now."""
         self._producers.settled()
-        store = self._activation.runtime.store
+        store, before = self._activation.runtime.store, self._silent_before()
         for name in {write.producer[0] for write in writes if write.producer is not None}:
             await self._producers.look_up(store, self.address, name, before)
-
-    def _append(self, write: Write, entries: list[Entry], before: float) -> Appended:
-        """What comes of a write; if it is good, its entry is one more of those that are to be published."""
-        state, body = self.state, b""
-        if state.closed:
-            return self._to_closed(write)
-        if write.body:
-            if json_mode.media_type(write.content_type) != json_mode.media_type(state.content_type):
-                return self._appended("conflict", detail=f"the stream's content type is {state.content_type!r}")
-            try:
-                body = _to_store(write.body, state.content_type)
-            except ValueError as error:
-                return self._appended("invalid", detail=str(error))
-            if not body:
-                return self._appended("invalid", detail="an empty array appends nothing")
-        if write.producer is not None:
-            name, epoch, seq = write.producer
-            verdict = self._producers.judge(name, epoch, seq, before, otherwise=state.producers.get(name))
-            if verdict.code != "ok":
-                return self._appended(verdict.code, detail=verdict.detail, epoch=verdict.epoch, seq=verdict.seq)
-        if write.seq is not None:
-            if state.seq is not None and write.seq.encode() <= state.seq.encode():
-                return self._appended("conflict", detail=f"Stream-Seq must be above {state.seq!r}")
-            state.seq = write.seq
-        entries.append(self._next_entry(body, close=write.close))
-        if write.producer is None:
-            return self._appended("ok")
-        name, epoch, seq = write.producer
-        effects = gathered()
-        self._producers.write(name, Producer(epoch, seq, time.time()), effects.put, effects.drop)
-        state.producers.pop(name, None)
-        state.closed_by = write.producer if write.close else None
-        return self._appended("ok", epoch=epoch, seq=seq)
 
     @handler
     async def look(self, use: bool) -> Outcome:  # noqa: FBT001  # an argument on the wire
@@ -161,7 +175,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
             return refused
         if use:
             self._use()
-        return Outcome("ok", self._view())
+        return Outcome("ok", self._view(self._end_position()))
 
     @handler
     async def remove(self) -> Outcome:
@@ -183,68 +197,58 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
             return Outcome("missing", detail="there is no stream of this name")
         return None
 
-    def _to_closed(self, write: Write) -> Appended:
-        """What a write to a closed stream comes to."""
-        if write.producer is not None:
-            if write.close and write.producer == self.state.closed_by:
-                _, epoch, seq = write.producer
-                return self._appended("duplicate", epoch=epoch, seq=seq)
-        elif write.close and not write.body:
-            self._use()
-            return self._appended("duplicate")
-        return self._appended("closed", detail="the stream is closed")
-
-    def _appended(self, code: Code, *, detail: str = "", epoch: int | None = None, seq: int | None = None) -> Appended:
-        state = self.state
-        return Appended(code, state.generation, state.next, state.closed, detail, epoch, seq)
-
     def _afresh(self, wanted: Creation) -> _Origin:
-        generation = self._end_of_log()
+        generation = self.end_of_log()
         content_type = wanted.content_type or "application/octet-stream"
         return _Origin(content_type, wanted.lifetime, generation, generation, 0, [], b"")
 
-    async def _begin(self, wanted: Creation, origin: _Origin, body: bytes) -> None:
+    async def _begin(self, wanted: Creation, origin: _Origin, body: bytes) -> View:
         state = self.state
         state.id, state.path = self.context.message_id, wanted.path
         state.content_type, state.lifetime = origin.content_type, origin.lifetime
         state.born, state.generation, state.next = origin.born, origin.generation, origin.position
-        state.segments = [*origin.inherited, Segment(self.address, origin.position, self._end_of_log())]
+        state.segments = [*origin.inherited, Segment(self.address, origin.position, self.end_of_log())]
         state.fork = wanted.fork
-        entries: list[Entry] = []
+        batch = Batch(state, origin.position, self._producers, 0.0, gathered())
         if origin.prefix:
-            entries.append(self._next_entry(origin.prefix, close=False))
+            batch.add(origin.prefix)
         if body or wanted.close:
-            entries.append(self._next_entry(body, close=wanted.close))
-        if entries:
-            await self._publish(entries)
+            batch.add(body, close=wanted.close)
+        state.next, state.closed = batch.next, wanted.close
+        if batch.entries:
+            await self._publish(batch.entries)
         self._use()
         await self._plan_expiry()
         await actor_ref(index_address(state.path)).added.send(state.path, time.time())
-        await self._tell_watchers()
-
-    def _next_entry(self, data: bytes, *, close: bool) -> Entry:
-        """An entry at the end of the stream; the state has it from now on."""
-        state = self.state
-        entry = state.next, data, CLOSED if close else DATA
-        state.next += bool(data)
-        state.closed = close
-        return entry
+        await self._tell_watchers(batch.next)
+        return self._view(batch.next)
 
     async def _publish(self, entries: Iterable[Entry]) -> None:
         turn = current_turn.get()
         await self._activation.runtime.publish_own(turn, LOG, (msgspec.Raw(_encode(entry)) for entry in entries))
 
-    def _view(self) -> View:
+    def _view(self, end: int) -> View:
         state = self.state
         return View(
             state.id, state.content_type, state.lifetime, state.closed,
-            state.generation, state.born, state.next, state.segments,
+            state.generation, state.born, end, state.segments,
         )  # fmt: skip
 
-    def _tail(self) -> str:
-        return str(Offset(self.state.generation, self.state.next))
+    def _offset(self, position: int) -> str:
+        return str(Offset(self.state.generation, position))
 
-    def _end_of_log(self) -> int:
+    def _end_position(self) -> int:
+        """The position behind the last entry that is committed.
+
+        Each entry of an open stream has a position, so that its log says it, and no append has to change the state.
+        """
+        state = self.state
+        if state.closed or state.deleted or not state.segments:
+            return state.next
+        own = state.segments[-1]
+        return own.first + self.end_of_log() - own.base
+
+    def end_of_log(self) -> int:
         """The offset that the next entry has in the channel: it goes on rising when the stream is deleted."""
         return self._activation.durable_side.channel(LOG).next
 
@@ -259,13 +263,14 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         state = self.state
         if content_type and json_mode.media_type(content_type) != json_mode.media_type(state.content_type):
             return Outcome("conflict", detail=f"the content type is {state.content_type!r}")
-        at = Offset(state.generation, state.next) if offset is None else parse_offset(offset)
-        if not state.born <= at.generation <= state.generation or at.position > state.next:
+        end = self._end_position()
+        at = Offset(state.generation, end) if offset is None else parse_offset(offset)
+        if not state.born <= at.generation <= state.generation or at.position > end:
             return Outcome(
-                "invalid", detail=f"the offset {offset} is not within the stream, which ends at {self._tail()}"
+                "invalid", detail=f"the offset {offset} is not within the stream, which ends at {self._offset(end)}"
             )
         state.forks[fork] = address
-        return Outcome("ok", self._view(), position=at.position)
+        return Outcome("ok", self._view(end), position=at.position)
 
     @handler
     async def release(self, fork: str) -> None:
@@ -303,7 +308,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
             content_type=view.content_type,
             lifetime=wanted.lifetime or view.lifetime,
             born=view.born,
-            generation=max(view.generation, self._end_of_log()),
+            generation=max(view.generation, self.end_of_log()),
             position=position,
             inherited=[segment for segment in view.segments if segment.first < position],
             prefix=prefix,
@@ -339,7 +344,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
 
     async def _end(self) -> None:
         if self.state.forks:
-            self.state.deleted = True
+            self.state.next, self.state.deleted = self._end_position(), True
             await self._publish([(self.state.next, b"", GONE)])
         else:
             await self._erase()
@@ -383,26 +388,21 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
         """Tell the subscription of this stream, and from now on of every append."""
         self.state.watchers[subscription] = True
         start = str(Offset(self.state.generation, self.state.segments[-1].first if self.state.segments else 0))
-        acked = start if from_start else self._tail()
-        await actor_ref(subscription).linked.send(path, acked, self._tail())
+        tail = self._offset(self._end_position())
+        await actor_ref(subscription).linked.send(path, start if from_start else tail, tail)
 
     @handler
     async def unwatch(self, subscription: str) -> None:
         """Tell the subscription nothing any more."""
         self.state.watchers.pop(subscription, None)
 
-    async def _tell_watchers(self) -> None:
+    async def _tell_watchers(self, end: int) -> None:
         for watcher in self.state.watchers:
-            await actor_ref(watcher).touched.send(self.state.path, self._tail())
+            await actor_ref(watcher).touched.send(self.state.path, self._offset(end))
 
 
 async def _nothing() -> None:
     """A step without effect: from then on its message is durable."""
-
-
-def _to_store(body: bytes, content_type: str) -> bytes:
-    """A body as an entry holds it. Raises ``ValueError``."""
-    return json_mode.join(json_mode.split(body)) if body and json_mode.is_json(content_type) else body
 
 
 def _difference(state: StreamState, wanted: Creation) -> str:

@@ -62,6 +62,7 @@ class StreamState(msgspec.Struct):
     born: int = 0
     """Offsets of a lower generation are of streams that had the name before."""
     next: int = 0
+    """The position behind the last entry of a closed or deleted stream; of an open one the log says it."""
     segments: list[Segment] = []
     """The last one is the stream's own."""
     producers: dict[str, Producer] = {}

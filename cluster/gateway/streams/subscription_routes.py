@@ -13,10 +13,10 @@ from cluster.gateway.auth import Grant, grant_of
 from cluster.gateway.body import read_body
 from cluster.gateway.options import GatewayOptions
 from cluster.gateway.problems import Problem
-from cluster.gateway.streams.appender import PATIENCE
 from cluster.gateway.streams.free_standing import root_of
 from cluster.gateway.streams.names import RESERVED, ROOT, SUBSCRIPTION, check_path, resources, stream_key
 from cluster.gateway.streams.offsets import parse_offset
+from cluster.gateway.streams.stream_writer import PATIENCE
 from cluster.gateway.streams.subscription import Subscription
 from cluster.gateway.streams.subscription_state import (
     Ack,

@@ -136,7 +136,7 @@ async def test_existing_streams_are_linked_at_their_tail(gateway: Gateway) -> No
 async def test_a_claim_finds_work_whose_news_are_still_on_their_way(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def tell_nobody(_: Stream) -> None:
+    async def tell_nobody(_: Stream, __: int) -> None:
         pass
 
     await gateway.put("events/a", "[1]", **JSON)
