@@ -26,9 +26,15 @@ WRITERS = (1, 16, 64)
 READERS = (1, 100, 1_000)
 SUBSCRIBERS = 10_000
 
-OURS, REFERENCE = "gateway", "reference"
-TITLES = {OURS: "agentsilo, durable (SQLite)", REFERENCE: "reference (Node.js), in memory"}
-PEERS = {OURS: "gateway", REFERENCE: "reference_streams"}
+OURS, REFERENCE, HTTP = "gateway", "reference", "http"
+TITLES = {
+    OURS: "agentsilo, durable (SQLite)",
+    HTTP: "its HTTP server, appending nothing",
+    REFERENCE: "reference (Node.js), in memory",
+}
+PEERS = {OURS: "gateway", HTTP: "http_only", REFERENCE: "reference_streams"}
+USUAL = (OURS, REFERENCE)
+"""The others only take part if they are named."""
 APPENDS = {
     "json_one": "JSON, one stream",
     "json_many": f"JSON, {STREAMS} streams",
@@ -93,7 +99,8 @@ def main(
     check: Check = False,
 ) -> None:
     """Measure appends, the way from publisher to readers, and idle subscribers, over HTTP."""
-    contestants, skipped = choose([Contestant(name, APPENDS, peer=PEERS[name]) for name in PEERS], only)
+    names = PEERS if only else USUAL
+    contestants, skipped = choose([Contestant(name, APPENDS, peer=PEERS[name]) for name in names], only)
     if any(contestant.name == REFERENCE for contestant in contestants):
         try:
             install_packages()
@@ -149,6 +156,7 @@ async def _measure(
     if Part.appends in parts:
         outcome.appends, failed = await compete(contestants, writing, note)
         outcome.failed |= failed
+    contestants = [contestant for contestant in contestants if contestant.name != HTTP]
     if Part.readers in parts:
         outcome.readers, failed = await compete(_as_publishers(contestants), reading, note)
         outcome.failed |= failed

@@ -16,7 +16,7 @@ import typer
 from actors.ports import Commit
 from benchmarks.calls import CONTESTANTS
 from benchmarks.channels import APPENDS
-from benchmarks.channels import PEERS as CHANNELS
+from benchmarks.channels import USUAL as CHANNELS
 from benchmarks.command import choose
 from benchmarks.comparison import cpu_ratio, rate_ratio
 from benchmarks.contest import Contestant, Sample, Terms, compete
@@ -158,6 +158,11 @@ def test_channels() -> None:
         assert spread(bytes_each["measured"]) < 1024 * 1024
     assert spread(connected["measured"]) == 40
     assert not connected["met"]
+
+
+def test_http_alone() -> None:
+    report = run("benchmarks.channels", "--seconds", "0.05", "--rounds", "1", "--writers", "2", "--only", "http")
+    assert {(row["contestant"], row["work"]) for row in report["rows"]} == {("http", work) for work in APPENDS}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compares clocks of several processes")
