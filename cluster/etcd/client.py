@@ -208,7 +208,7 @@ class EtcdClient:
 
         Call it inside the running loop, and stop it with ``KeepAlive.stop`` or ``close``.
         """
-        keep_alive = KeepAlive(self._connection, lease, clock=clock)
+        keep_alive = KeepAlive(self._connection.renewer(), lease, clock=clock)
         self._keep_alives = [other for other in self._keep_alives if not other.stopped]
         self._keep_alives.append(keep_alive)
         return keep_alive

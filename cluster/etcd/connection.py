@@ -11,14 +11,10 @@ from cluster.etcd import etcd_pb2 as pb
 from cluster.etcd.endpoint import Endpoint, EndpointDown
 from cluster.etcd.errors import EtcdClosed, EtcdOutcomeUnknown, EtcdUnavailable
 from cluster.etcd.method import AUTHENTICATE, Method, RequestT, ResponseT
+from cluster.etcd.renewer import Renewer
 from cluster.etcd.stream import Stream, StreamBroken
-from cluster.etcd.verdict import Verdict, describe, judge, refusal
+from cluster.etcd.verdict import HAS_LEADER, RENEWALS, Verdict, describe, judge, refusal
 
-# A member without a leader refuses at once instead of letting the request hang until it times out.
-_HAS_LEADER = ("hasleader", "true")
-
-# How often in a row one request or stream gets a new token before the credentials are to blame.
-RENEWALS = 3
 _PAUSE_FIRST = 0.05
 _PAUSE_MAX = 0.5
 
@@ -173,6 +169,12 @@ class Connection:
         self._check_open()
         return Stream(endpoint, method, token=token, metadata=_metadata(token, leader=True))
 
+    def renewer(self) -> Renewer:
+        """What renews leases from a thread of its own, beginning at the current member. Raises ``EtcdClosed``."""
+        self._check_open()
+        endpoints = [*self._endpoints[self._index :], *self._endpoints[: self._index]]
+        return Renewer(endpoints, user=self.user, password=self._password)
+
     def forget(self, token: str | None) -> None:
         """Fetch a new token for the next request, unless that has happened since ``token`` was used."""
         if self._token == token:
@@ -194,7 +196,7 @@ class Connection:
                         AUTHENTICATE,
                         pb.AuthenticateRequest(name=self.user, password=self._password),
                         within=within,
-                        metadata=(_HAS_LEADER,),
+                        metadata=(HAS_LEADER,),
                     )
                 except grpc.aio.AioRpcError as error:
                     # An etcd without authentication accepts every user; it will say so if that changes.
@@ -226,7 +228,7 @@ class Connection:
 
 
 def _metadata(token: str | None, *, leader: bool) -> tuple[tuple[str, str], ...]:
-    metadata: tuple[tuple[str, str], ...] = (_HAS_LEADER,) if leader else ()
+    metadata: tuple[tuple[str, str], ...] = (HAS_LEADER,) if leader else ()
     return metadata if token is None else (*metadata, ("token", token))
 
 

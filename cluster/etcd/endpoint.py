@@ -118,6 +118,12 @@ class Endpoint:
                 self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=_OPTIONS)
         return self._channel
 
+    def blocking_channel(self) -> grpc.Channel:
+        """A new channel to the member, for a thread without an event loop. Its maker closes it."""
+        if self._credentials is None:
+            return grpc.insecure_channel(self._target, options=_OPTIONS)
+        return grpc.secure_channel(self._target, self._credentials, options=_OPTIONS)
+
     async def ready(self, within: float) -> None:
         """Return when the connection stands; raise ``EndpointDown`` if it fails or ``within`` seconds pass.
 

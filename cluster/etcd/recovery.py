@@ -3,10 +3,10 @@
 import asyncio
 import logging
 
-from cluster.etcd.connection import RENEWALS, Connection
+from cluster.etcd.connection import Connection
 from cluster.etcd.method import Method, RequestT, ResponseT
 from cluster.etcd.stream import Stream, StreamBroken
-from cluster.etcd.verdict import Verdict, refusal
+from cluster.etcd.verdict import RENEWALS, Verdict, refusal
 
 _log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ _LIVED = 1.0
 
 
 class Recovery:
-    """Opens the streams of one watch or keep-alive, and counts what went wrong in a row."""
+    """Opens the streams of one watch, and counts what went wrong in a row."""
 
     def __init__(self, connection: Connection, *, purpose: str) -> None:
         self._connection = connection

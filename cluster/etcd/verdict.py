@@ -13,6 +13,12 @@ from cluster.etcd.errors import (
     RevisionGone,
 )
 
+# Metadata: a member without a leader refuses at once instead of letting the request hang until it times out.
+HAS_LEADER = ("hasleader", "true")
+
+# How often in a row one request or stream gets a new token before the credentials are to blame.
+RENEWALS = 3
+
 
 class Verdict(enum.Enum):
     """The consequence of an RPC error."""

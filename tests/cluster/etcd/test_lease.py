@@ -1,5 +1,6 @@
 import asyncio
 import math
+import queue
 import random
 import time
 from collections.abc import AsyncIterator
@@ -8,8 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from cluster.etcd import EtcdClient, EtcdClosed, EtcdServer, KeepAlive, Lease, LeaseNotFound
-from cluster.etcd import etcd_pb2 as pb
-from cluster.etcd.connection import Connection
+from cluster.etcd.renewer import Renewer
 from tests.cluster.etcd.proxy import Proxy
 from tests.cluster.etcd.waiting import MonotonicClock, eventually
 
@@ -48,9 +48,8 @@ async def test_a_ttl_below_a_second_is_refused(client: EtcdClient) -> None:
 async def test_keep_alive_outlives_the_ttl_and_its_deadline_is_never_late(client: EtcdClient) -> None:
     lease = await client.grant(2)
     await client.put("/alive", b"", lease=lease.id)
-    keep_alive = client.keep_alive(lease, clock=CLOCK)
-    assert keep_alive.deadline == -math.inf
     begun = CLOCK.now()
+    keep_alive = client.keep_alive(lease, clock=CLOCK)
     await keep_alive.wait_confirmed()
     assert begun + lease.ttl <= keep_alive.deadline <= CLOCK.now() + lease.ttl
 
@@ -151,48 +150,40 @@ class _SlowClock:
         return self.reading
 
 
-class _SlowStream:
+class _SlowRenewer(Renewer):
     """Answers only when told to."""
 
-    endpoint = None
-
     def __init__(self) -> None:
-        self.sent = asyncio.Queue[int]()
-        self.answers = asyncio.Queue[int]()
+        super().__init__([], user=None, password="")
+        self.sent = queue.SimpleQueue[int]()
+        self.answers = queue.SimpleQueue[int]()
 
-    async def send(self, request: pb.LeaseKeepAliveRequest, *, within: float) -> None:
-        self.sent.put_nowait(request.ID)
+    def renew(self, lease_id: int, *, within: float) -> int:
+        self.sent.put(lease_id)
+        ttl = self.answers.get()
+        if ttl < 0:
+            raise EtcdClosed("closed")
+        return ttl
 
-    async def receive(self, *, within: float) -> pb.LeaseKeepAliveResponse:
-        if within < 0.5:  # between two beats nothing comes
-            raise TimeoutError
-        return pb.LeaseKeepAliveResponse(ID=1, TTL=await self.answers.get())
-
-    async def close(self, *, abandon: bool) -> None:
-        pass
+    def close(self) -> None:
+        self.answers.put(-1)
 
 
 @pytest.fixture
-async def slow() -> AsyncIterator[tuple[KeepAlive, _SlowStream, _SlowClock]]:
-    clock, stream = _SlowClock(), _SlowStream()
-    connection = Connection([], user=None, password=None, timeout=1.0)
-
-    async def opened(*_: object, **__: object) -> _SlowStream:
-        return stream
-
-    connection.open = opened  # type: ignore[assignment, method-assign]
-    keep_alive = KeepAlive(connection, Lease(1, 3), clock=clock)
-    yield keep_alive, stream, clock
+async def slow() -> AsyncIterator[tuple[KeepAlive, _SlowRenewer, _SlowClock]]:
+    clock, renewer = _SlowClock(), _SlowRenewer()
+    keep_alive = KeepAlive(renewer, Lease(1, 3), clock=clock)
+    yield keep_alive, renewer, clock
     await keep_alive.stop()
 
 
 async def test_a_late_answer_counts_from_the_sending_of_its_request(
-    slow: tuple[KeepAlive, _SlowStream, _SlowClock], monkeypatch: pytest.MonkeyPatch
+    slow: tuple[KeepAlive, _SlowRenewer, _SlowClock],
 ) -> None:
-    keep_alive, stream, clock = slow
-    await stream.sent.get()
+    keep_alive, renewer, clock = slow
+    await asyncio.to_thread(renewer.sent.get)
     clock.reading = 100.9
-    stream.answers.put_nowait(3)
+    renewer.answers.put(3)
     await keep_alive.wait_confirmed()
     assert keep_alive.deadline == 103.0
 

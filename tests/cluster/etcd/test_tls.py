@@ -1,3 +1,4 @@
+import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.etcd import EtcdClient, EtcdServer, EtcdUnavailable, Tls
-from tests.cluster.etcd.waiting import started, take
+from tests.cluster.etcd.waiting import MonotonicClock, started, take
 
 _CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
@@ -46,6 +47,9 @@ async def test_mutual_tls(server: EtcdServer, folder: Path, stack: AsyncExitStac
     watch = await started(await stack.enter_async_context(client.watch("/w")))
     await client.put("/w", b"1")
     await take(watch, 1)
+    keep_alive = client.keep_alive(await client.grant(60), clock=MonotonicClock())
+    async with asyncio.timeout(15):
+        await keep_alive.wait_confirmed()
 
     # A DNS name, and no scheme: TLS files say enough.
     async with EtcdClient([f"localhost:{server.client_port}"], tls=mine) as named:
