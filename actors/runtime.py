@@ -164,6 +164,7 @@ class Runtime:
         """Live items of one call. See ``RemoteHandler.stream``. ``raw``: as encoded bytes."""
         spec = self._spec(ref, handler)
         call = StreamCall(self.requests.make(ref, handler, args, kwargs, Mode.STREAM, spec), self, spec, raw=raw)
+        self._check_caller()
         self._start(call)
         try:
             while True:
@@ -266,6 +267,7 @@ class Runtime:
         return call.future
 
     async def _answer(self, call: AnswerCall) -> tuple[Envelope, bool]:
+        self._check_caller()
         self._start(call)
         if call.future.done():
             self._spare += 1
@@ -280,6 +282,13 @@ class Runtime:
             raise
         finally:
             self.calls.close(call)
+
+    def _check_caller(self) -> None:
+        """Raise ``CancelledError`` in a turn whose silo has slept through its lease: others may run it by now."""
+        turn = current_turn.get(None)
+        if turn is not None and not self.may_act():
+            self.stop_acting()
+            raise asyncio.CancelledError(f"{turn.address}: its silo has lost its lease")
 
     def _start(self, call: Call) -> None:
         if self.closed:

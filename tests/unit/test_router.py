@@ -1,8 +1,8 @@
 """The router, between a runtime and the silos that it has links to."""
 
 import asyncio
-from collections.abc import Collection
-from typing import Any
+from collections.abc import AsyncIterator, Collection
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,15 +21,43 @@ class Session(Actor):
     async def note(self, value: Any) -> Any:
         return value
 
+    @handler
+    async def notes(self, value: Any) -> AsyncIterator[Any]:
+        yield value
+
+
+class Sleeper(Actor, persist="never"):
+    """Calls a session, first or last after it has slept through its silo's lease."""
+
+    directory: "ClassVar[RemoteDirectory]"
+
+    @handler
+    async def call(self, way: str, *, asleep: bool) -> Any:
+        if asleep:
+            self.directory.lease_end = 0.0
+        session = actor_ref("session-1")
+        match way:
+            case "ask":
+                return await session.note(way)
+            case "send":
+                return await session.note.send(way)
+            case _:
+                return [item async for item in session.notes.stream(way)]
+
 
 class RemoteDirectory(LonelyDirectory):
-    """Places everything on the silo named ``elsewhere``."""
+    """Places everything but sleepers on the silo named ``elsewhere``."""
 
     elsewhere = "b.1"
+    lease_end = float("inf")
+
+    @property
+    def deadline(self) -> float:
+        return self.lease_end
 
     def place(self, address: str, but: Collection[str] = ()) -> str:
-        super().place(address, but)
-        return self.elsewhere
+        own = super().place(address, but)
+        return own if address.startswith("sleeper-") else self.elsewhere
 
     def is_member(self, silo: str) -> bool:
         return True
@@ -58,10 +86,10 @@ class Here:
     """A silo without activations of its own, and the other ends of its links."""
 
     def __init__(self, *, settings: Settings | None = None) -> None:
-        self.directory = RemoteDirectory(["session"], era=1, name="a.1")
+        self.directory = RemoteDirectory(["session", "sleeper"], era=1, name="a.1")
         self.transport = FakeTransport()
         self.runtime = Runtime(
-            [Session],
+            [Session, Sleeper],
             directory=self.directory,
             transport=self.transport,
             store=ScriptedStore(),
@@ -128,6 +156,23 @@ async def test_a_warm_route_needs_no_question(here: Here) -> None:
     here.reply(request, "warm")
     assert await soon(second) == "warm"
     assert here.transport.connects == connects
+
+
+@pytest.mark.parametrize("way", ["ask", "send", "stream"])
+async def test_a_turn_that_has_slept_through_the_lease_sends_nothing_over_a_warm_route(here: Here, way: str) -> None:
+    Sleeper.directory = here.directory
+    sleeper = actor_ref("sleeper-1")
+    awake = asyncio.ensure_future(sleeper.call("ask", asleep=False))
+    await here.resolve()
+    here.reply(here.requests()[0], "told")
+    assert await soon(awake) == "told"
+
+    asleep = asyncio.ensure_future(sleeper.options(timeout=1).call(way, asleep=True))
+    await settle()
+    assert here.requests() == []
+    assert not here.runtime.activations
+    with pytest.raises(ConnectionLost, match="sleeper-1"):
+        await soon(asleep)
 
 
 async def test_the_silo_that_was_asked_may_name_another_owner(here: Here) -> None:
