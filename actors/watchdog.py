@@ -4,12 +4,15 @@ import asyncio
 import logging
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from actors.actor import Actor
 from actors.interruption import cancellable
+from actors.journal import Journal
 from actors.turn import Turn
 
 if TYPE_CHECKING:
@@ -72,31 +75,68 @@ class LoopWatch:
         self._beat.set()
 
     def _watch(self) -> None:
-        while not self._over.wait(self._limit / 4):
+        while not self._rest():
             self._beat.clear()
             try:
                 self._loop.call_soon_threadsafe(self._beat.set)
             except RuntimeError:  # the loop is closed
                 return
-            if not self._beat.wait(self._limit):
-                self._report()
-                self._beat.wait()
+            self._wait_for_beat()
 
-    def _report(self) -> None:
-        frame = sys._current_frames().get(self._loop_thread)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+    def _rest(self) -> bool:
+        """Wait until it is time to look again; whether there is nothing to look at any more."""
+        pause = self._limit / 4
+        lay_down = time.monotonic()
+        over = self._over.wait(pause)
+        late = time.monotonic() - lay_down - pause
+        if late > self._limit and not over:
+            frame = self._frame()
+            log.warning(
+                "%s: no thread of this process ran for %.1f s. It was frozen, or code in C held the interpreter's lock "
+                "all the time. Now %s stands at:\n%s",
+                self._name, late, who(frame), _stack(frame),
+            )  # fmt: skip
+        return over
+
+    def _wait_for_beat(self) -> None:
+        """Report what blocks the loop, and again where it still does so after twice as long, until it lets go."""
+        patience = waited = self._limit
+        asked = time.monotonic()
+        while not self._beat.wait(patience):
+            if self._loop.is_closed():
+                return
+            self._report(waited)
+            patience *= 2
+            waited += patience
+        if waited > self._limit and not self._over.is_set():
+            log.warning("%s: the event loop runs again, after %.1f s", self._name, time.monotonic() - asked)
+
+    def _report(self, waited: float) -> None:
+        frame = self._frame()
         log.warning(
             "%s: %s has blocked the event loop for %g s, and with it all actors of this silo. Await, or use "
             "self.step() with a plain function, which runs in a thread. It stands at:\n%s",
-            self._name, _who(frame), self._limit, stack,
+            self._name, who(frame), waited, _stack(frame),
         )  # fmt: skip
 
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._loop_thread)
 
-def _who(frame: FrameType | None) -> str:
-    """The handler in whose turn a thread is."""
+
+def _stack(frame: FrameType | None) -> str:
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+
+def who(frame: FrameType | None) -> str:
+    """In whose name a thread runs the code of a frame: the handler and its message, or the actor."""
+    actor = ""
     while frame is not None:
-        turn = frame.f_locals.get("self") if frame.f_code.co_name in ("_run", "_run_now") else None
-        if isinstance(turn, Turn):
-            return f"{turn.where} (message {turn.id})"
+        found = frame.f_locals.get("self")
+        if isinstance(found, Journal):
+            found = found.turn
+        if isinstance(found, Turn):
+            return f"{found.where} (message {found.id})"
+        if isinstance(found, Actor) and not actor:
+            actor = f"{found.address}.{frame.f_code.co_name}"
         frame = frame.f_back
-    return "something"
+    return actor or "something"

@@ -22,7 +22,7 @@ from actors.ports import Directory, Store
 from actors.ref import Caller, close_caller, current_caller, open_caller
 from actors.runtime import Runtime, actor_types
 from actors.settings import Settings
-from actors.watchdog import LoopWatch
+from actors.watchdog import BLOCKED, LoopWatch
 from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
@@ -261,7 +261,8 @@ class Silo:
             clock=SystemClock(),
             settings=self._settings,
         )
-        self._loop_watch = LoopWatch(asyncio.get_running_loop(), directory.silo)
+        limit = min(BLOCKED, self._lease_ttl / 2)  # well before the others take over
+        self._loop_watch = LoopWatch(asyncio.get_running_loop(), self.name, limit=limit)
         self._loop_watch.start()
         for actor_type in self._runtime.types.values():
             if callable(actor_type.options.placement):

@@ -115,13 +115,15 @@ async def test_a_turn_that_blocks_the_loop_is_reported_while_it_does() -> None:
     watch.start()
     try:
         assert await REF.block() == "free"
+        await until(lambda: len(heard.lines) == 2, "it is said that the loop runs again")
     finally:
         watch.stop()
         logging.getLogger("actors").removeHandler(heard)
-    (line,) = heard.lines
+    line, after = heard.lines
     assert "silo n1: mule-1.block (message " in line
     assert "has blocked the event loop for 0.05 s" in line
     assert "self.free.wait()" in line
+    assert after.startswith("silo n1: the event loop runs again, after 0.")
 
 
 async def test_a_loop_that_turns_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
