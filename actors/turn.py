@@ -98,7 +98,7 @@ class Turn:
 
     __slots__ = (
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
-        "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left", "number",
+        "began", "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left", "number",
         "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests", "row", "run", "said",
         "spec", "steering", "task", "view",
     )  # fmt: skip
@@ -117,6 +117,8 @@ class Turn:
         self.spec = spec
         self.expires = expires
         self.task: asyncio.Task[None] | None = None
+        self.began = 0.0
+        """When it began to run, on the clock of the loop; 0 before that."""
         self.credit = request.credit
         self.left = False
         self.number = b""
@@ -371,6 +373,7 @@ class Turn:
     def start(self) -> None:
         """Run the handler: at once if it cannot suspend, else as a task."""
         runtime = self.activation.runtime
+        self.began = runtime.loop.time()
         context = runtime.context.copy()
         if self.spec.suspends or self.spec.streams or self.recovered:
             self.task = runtime.loop.create_task(self._run(), context=context)

@@ -36,11 +36,11 @@ def _report_if_running(activation: "Activation", turn: Turn, patience: float) ->
         reason = turn.interruption.reason or "no reason given"
         log.warning(
             "%s: message %s was interrupted %g s ago (%s) and goes on. It stands at:\n%s",
-            turn.where, turn.id, patience, reason, "".join(_standing(turn.interruption.handler)),
+            turn.where, turn.id, patience, reason, "".join(standing(turn.interruption.handler)),
         )  # fmt: skip
 
 
-def _standing(coroutine: Any) -> Iterator[str]:
+def standing(coroutine: Any) -> Iterator[str]:
     """Where a suspended coroutine stands, outermost frame first."""
     while coroutine is not None:
         frame, inner = None, None

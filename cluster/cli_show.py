@@ -37,6 +37,7 @@ def show(address: Address, *, as_json: AsJson = False) -> Main:
 def _print(found: dict[str, Any]) -> None:
     where = f"lives on {found['silo']}" if found["silo"] else "sleeps" if found["stored"] else "has nothing stored"
     typer.echo(f"{printable(found['address'])} {where}")
+    _print_running(found)
     options = found["options"]
     if options is not None:
         typer.echo(f"type      {found['type']} ({', '.join(f'{name}={value}' for name, value in options.items())})")
@@ -59,6 +60,17 @@ def _print(found: dict[str, Any]) -> None:
     _print_section("signals that wait to be taken", ("NAME", "CAME", "VALUE"), signals)
     if found.get("cut"):
         typer.echo("There is more than fits into one answer.")
+
+
+def _print_running(found: dict[str, Any]) -> None:
+    """What it runs now, and where that stands."""
+    if found["running"] is None:
+        typer.echo(f"running   {found['silo']} does not tell: it is busy, cut off, or something blocks its event loop")
+    for turn in found["running"] or ():
+        facts = f"{turn['doing']} for {span(turn['seconds'])}, {turn['lane']}"
+        typer.echo(f"running   {printable(turn['handler'])}, message {turn['message_id']}: {facts}")
+        for line in "".join(turn["stack"]).splitlines():
+            typer.echo(f"        {printable(line)}")
 
 
 def _print_section(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

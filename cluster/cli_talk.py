@@ -12,7 +12,7 @@ from actors.errors import Rejected
 from actors.ref import RemoteHandler
 from cluster.cli_connect import Main, connected, parse_ref
 from cluster.cli_options import AsJson
-from cluster.cli_output import as_line, print_table
+from cluster.cli_output import as_line, print_table, span
 from cluster.client import Client
 from cluster.exit_status import ExitStatus, complain
 
@@ -21,17 +21,24 @@ Address = Annotated[str, typer.Argument(help="Address, e.g. session-42.", metava
 
 @connected
 def ps(*, as_json: AsJson = False) -> Main:
-    """List the live silos."""
+    """List the live silos: whether they answer, and which turn of each has run for the longest time."""
 
     async def main(client: Client) -> None:
         members = sorted(await client.members(), key=lambda member: member.name)
+        longest: Any = await client._query("silos")
         if as_json:
-            print(msgspec.json.encode(members).decode())
+            told = [
+                {**msgspec.to_builtins(member), "answers": member.silo in longest, "longest": longest.get(member.silo)}
+                for member in members
+            ]
+            print(msgspec.json.encode(told).decode())
             return
         rows = []
         for member in members:
             labels = ",".join(f"{key}={value}" for key, value in member.labels.items())
-            status = "draining" if member.draining else "up"
+            status = "no answer" if member.silo not in longest else "draining" if member.draining else "up"
+            turn = longest.get(member.silo)
+            running = f"{turn['address']}.{turn['handler']} {span(turn['seconds'])}" if turn else "-"
             row = (
                 member.name,
                 member.endpoint,
@@ -39,8 +46,8 @@ def ps(*, as_json: AsJson = False) -> Main:
                 str(member.load),
                 listed(member.types).replace(", ", ","),
             )
-            rows.append((*row, labels or "-", status))
-        print_table(("NAME", "GRPC", "HTTP", "ACTORS", "TYPES", "LABELS", "STATUS"), rows)
+            rows.append((*row, labels or "-", status, running))
+        print_table(("NAME", "GRPC", "HTTP", "ACTORS", "TYPES", "LABELS", "STATUS", "LONGEST TURN"), rows)
 
     return main
 

@@ -46,6 +46,7 @@ from actors.records import (
 from actors.runtime import Runtime
 from cluster.etcd import EtcdClient
 from cluster.keys import Keys
+from cluster.running import Watcher
 
 if TYPE_CHECKING:
     from cluster.parked_page import ParkedPage
@@ -249,10 +250,11 @@ class Inspector:
     ``locate`` finds the id of the silo that owns an address, None if it sleeps.
     """
 
-    def __init__(self, runtime: Runtime, locate: Callable[[str], Awaitable[str | None]]) -> None:
+    def __init__(self, runtime: Runtime, locate: Callable[[str], Awaitable[str | None]], watcher: Watcher) -> None:
         self._runtime = runtime
         self._store = runtime.store
         self._locate = locate
+        self._watcher = watcher
 
     def queries(self) -> dict[str, Callable[[str], Awaitable[object]]]:
         """The topics of ``Query`` that this answers."""
@@ -278,6 +280,7 @@ class Inspector:
         found: dict[str, object] = {
             "address": address,
             "silo": owner.partition(".")[0] if owner is not None else None,
+            "running": await self._watcher.running(address, owner) if owner is not None else [],
             "type": type_name,
             "options": self._options(type_name),
             "stored": state is not None or bool(hot),
@@ -419,10 +422,11 @@ def open_inspection(
         owner = found[0].value.decode() if found else ""
         return owner if directory.is_member(owner) else None
 
-    inspector = Inspector(runtime, locate)
+    watcher = Watcher(runtime)
+    inspector = Inspector(runtime, locate, watcher)
     if page is not None:
         page.inspector = inspector
-    return inspector.queries()
+    return {**inspector.queries(), **watcher.queries()}
 
 
 def _question(text: str, kind: type[Any]) -> Any:

@@ -20,9 +20,9 @@ _PAUSE_MAX = 0.5
 class Renewer:
     """Asks one member of etcd at a time to renew a lease, and the next one after a failure.
 
-    ``grpc.aio`` needs the event loop that it was made in, and serves several loops badly, so this is gRPC's blocking
-    side. A renewal is the only message of its stream, which is on the wire what a plain call is: an answer that comes
-    belongs to the request, and nothing is left behind. For one thread; ``close`` may be called from any.
+    This is gRPC's blocking side, which needs no event loop and shares nothing with those that run. A renewal is the
+    only message of its stream, which is on the wire what a plain call is: an answer that comes belongs to the request,
+    and nothing is left behind. For one thread; ``close`` may be called from any.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], *, user: str | None, password: str) -> None:
@@ -109,6 +109,8 @@ class Renewer:
         try:
             answer: ResponseT = call(request, timeout=max(0.0, end - time.monotonic()), metadata=metadata)
         except ValueError:  # what gRPC says of a channel that was closed before the call
+            if not self._closed:
+                raise
             raise EtcdClosed("the etcd client was closed") from None
         return answer
 

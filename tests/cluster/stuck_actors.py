@@ -103,6 +103,16 @@ class Mule(Actor, placement=by_name):
     async def wait(self) -> None:
         await asyncio.Event().wait()
 
+    @handler(readonly=True)
+    async def look_on(self) -> None:
+        """The same, beside a turn."""
+        await asyncio.Event().wait()
+
+    @handler(control=True)
+    async def looks_on(self) -> bool:
+        """Whether a turn runs, and a call beside it."""
+        return len(self._activation._running()) == 3
+
 
 def note(line: str) -> None:
     """An effect on the world outside, in a file."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import shutil
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -235,12 +236,24 @@ async def test_changes_of_the_own_record_made_at_once_are_all_kept(town: Town) -
     await eventually("n2 sees both", lambda: n2.view.members["n1.1"].load == 19 and n2.view.members["n1.1"].draining)
 
 
+_wall_clock = time.time
+
+
+def _moved_clock(by: float) -> Callable[[], float]:
+    """A wall clock for everybody but gRPC, which adds it to timeouts that its C code compares with the real one."""
+
+    def moved() -> float:
+        caller: str = sys._getframe(1).f_globals["__name__"]
+        return _wall_clock() + (0.0 if caller.startswith("grpc.") else by)
+
+    return moved
+
+
 async def test_a_jump_of_the_wall_clock_changes_nothing(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     n1 = await town.join("n1.1", ttl=2)
     left = n1.deadline - SystemClock().now()
     for jump in (10 * 86_400, -10 * 86_400):
-        moved = time.time() + jump
-        monkeypatch.setattr(time, "time", lambda moved=moved: moved)
+        monkeypatch.setattr(time, "time", _moved_clock(jump))
         before = n1.deadline
         assert n1.deadline - SystemClock().now() <= left + 0.1
         await eventually("the lease is renewed", lambda before=before: n1.deadline > before, within=5)

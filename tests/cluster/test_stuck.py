@@ -8,7 +8,7 @@ import pytest
 
 from actors import TurnInterrupted, actor_ref
 from cluster import Client, connect
-from tests.cluster.processes import TTL, Cluster, Process
+from tests.cluster.processes import TTL, Cluster, Process, Processes
 from tests.cluster.waiting import eventually
 
 APP = "tests.cluster.stuck_actors"
@@ -109,6 +109,67 @@ async def test_a_turn_that_blocks_hears_of_its_interrupt_when_it_lets_go(cluster
         assert await mule.add(1) == 2
         await n1.said("the event loop runs again")
     _named(n1, "mule-n1.a.block_on", "sleep_until")
+
+
+async def test_operators_see_the_turn_that_never_ends_and_the_silo_that_does_not_answer(
+    cluster: Cluster, processes: Processes, tmp_path: Path
+) -> None:
+    _, n2 = await cluster.start("n1", "n2", app=APP, ttl=20)
+    at = ("--connect", _grpc(n2), "--cluster", cluster.name)
+    async with connect(_grpc(n2), cluster=cluster.name) as client:
+        mule, idle = actor_ref("mule-n1.a"), actor_ref("mule-n2.idle")
+        await idle.add(1)
+        calls = [asyncio.create_task(mule.wait()), asyncio.create_task(mule.look_on())]
+        await eventually("both run", mule.looks_on)
+
+        shown, listed, nothing, plain = await processes.run_each(
+            ("show", mule.address, "--json", *at), ("ps", "--json", *at), ("show", idle.address, *at),
+            ("show", mule.address, *at),
+        )  # fmt: skip
+        turn, beside = json.loads(shown.out)["running"]
+        assert (turn["handler"], turn["lane"], turn["doing"]) == ("wait", "turn", "runs")
+        assert (beside["handler"], beside["lane"], beside["doing"]) == ("look_on", "readonly", "runs")
+        assert turn["seconds"] > 0
+        assert "in wait\n    await asyncio.Event().wait()" in "".join(turn["stack"])
+        assert "in look_on\n" in "".join(beside["stack"])
+        silos = {silo["name"]: silo for silo in json.loads(listed.out)}
+        assert (silos["n1"]["answers"], silos["n1"]["longest"]["message_id"]) == (True, turn["message_id"])
+        assert (silos["n2"]["answers"], silos["n2"]["longest"]) == (True, None)
+        assert "running" not in nothing.out
+        assert f"running   wait, message {turn['message_id']}: runs for" in plain.out
+        assert "            await asyncio.Event().wait()" in plain.out
+
+        await mule.interrupt()
+        running = asyncio.create_task(mule.block_on("n1", "sleep", "commit"))
+        await eventually("the loop of n1 is blocked", (tmp_path / "began").exists)
+        shown, listed = await processes.run_each(("show", mule.address, *at), ("ps", *at))
+        assert "running   n1 does not tell" in shown.out
+        (line,) = [line for line in listed.out.splitlines() if line.startswith("n1 ")]
+        assert "no answer" in line
+        (tmp_path / "let go").touch()
+        assert await running == 100
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert len(await client.members()) == 2
+
+
+async def test_a_blocked_silo_is_no_dead_one_for_who_looks_into_it(cluster: Cluster, tmp_path: Path) -> None:
+    """It still takes connections, and answers nobody: that is no proof of anything."""
+    n1, n2 = await cluster.start("n1", "n2", app=APP, ttl=3600)
+    async with connect(_grpc(n2), cluster=cluster.name) as client:
+        before = await _silos(client)
+        (suspect,) = [silo for silo in before if silo.startswith("n1.")]
+        assert await client._query("probe", suspect) == "alive"
+        running = asyncio.create_task(actor_ref("mule-n1.a").block_on("n1", "sleep", "commit"))
+        await eventually("the loop of n1 is blocked", (tmp_path / "began").exists)
+        host, _, port = _grpc(n1).rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()
+        assert await client._query("probe", suspect) == "unknown"
+        (tmp_path / "let go").touch()
+        assert await running == 100
+        assert await _silos(client) == before
 
 
 def _grpc(silo: Process) -> str:
