@@ -406,6 +406,7 @@ class Inspector:
             return None
         options = actor_type.options._asdict()
         options["channel_retention"] = asdict(actor_type.options.channel_retention)
+        options["carries"] = list(actor_type.options.carries)  # plain data: a client takes no pickles
         return {name: value if not callable(value) else value.__qualname__ for name, value in options.items()}
 
 

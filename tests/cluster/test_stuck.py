@@ -126,6 +126,7 @@ async def test_operators_see_the_turn_that_never_ends_and_the_silo_that_does_not
             ("show", mule.address, "--json", *at), ("ps", "--json", *at), ("show", idle.address, *at),
             ("show", mule.address, *at),
         )  # fmt: skip
+        assert [ended.err for ended in (shown, listed, nothing, plain)] == [""] * 4
         turn, beside = json.loads(shown.out)["running"]
         assert (turn["handler"], turn["lane"], turn["doing"]) == ("wait", "turn", "runs")
         assert (beside["handler"], beside["lane"], beside["doing"]) == ("look_on", "readonly", "runs")
