@@ -67,6 +67,10 @@ class Signals:
         """Whether there is one of that name, or is with the commits under way."""
         return name in self._waiting or name in self._coming
 
+    def is_coming(self, name: str) -> bool:
+        """Whether one of that name is with the commits under way."""
+        return name in self._coming
+
     def is_ready(self, name: str) -> bool:
         """Whether there is one of that name to take."""
         return name in self._waiting

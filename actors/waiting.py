@@ -61,6 +61,9 @@ async def wait_for(turn: "Turn", name: str, timeout: float | None) -> Any:
                 tell=[*turn.untold, {"event": "continued", **told}],
             )
             return codec.decode(value, trusted=True)
+        if durable.signals.is_coming(name):  # in time, unless the store does not take it
+            await durable.signals.changed(_LONGEST)
+            continue
         if clock.time() >= deadline:
             error = TimeoutError(f"{turn.where}: no signal {name!r} came in time")
             late = Raised(_LABEL, elapsed, failure.raised(0, turn.where, error))

@@ -9,10 +9,12 @@ from actors.ports import Commit, Fenced
 from actors.records import DELTA, MESSAGE, OUTBOX, PARKED, REMINDER, Parked, Pending, Reminder, message_rows
 from actors.runtime import Runtime
 from cluster.directory import ERA_BITS
+from tests.simulation.clerk import rests_until
 from tests.simulation.history import History, Op
 from tests.simulation.loop import SKEW, WALL
 from tests.simulation.store import SharedStore
 from tests.simulation.subjects import DURABLE, STORED, kind_of
+from tests.simulation.wait_checks import WaitChecks
 
 EXCUSES = (
     "not delivered",  # nobody could be reached for long
@@ -35,6 +37,7 @@ class LiveChecks:
         self.erased: dict[str, list[str]] = {}  # by address: the entries of all that was deleted there
         self.reminders: set[str] = set()  # the ids of their rows
         self.parked: set[str] = set()  # effects of messages that were parked at some time
+        self.waits = WaitChecks(history, store)
         self.opened: dict[str, int] = {}
         self.claims: dict[str, list[tuple[float, int]]] = {}  # by address: when, and the revision
         self.owners: dict[tuple[str, int], str] = {}
@@ -66,6 +69,7 @@ class LiveChecks:
             if key.startswith(REMINDER):
                 self._advances(address, msgspec.msgpack.decode(value, type=Reminder))
         self.history.note(f"store: {process} commits {_shown(commit, entries)}", address=address)
+        self.waits.on_commit(commit)
         if entries[: len(before)] != before:
             self.history.violate(
                 "no committed effect is lost", f"commit of epoch {epoch}", address=address,
@@ -81,8 +85,11 @@ class LiveChecks:
         """Whatever is left to be done wakes somebody in time, should this silo die now."""
         record, now = self.store.data.records[address], WALL + self.history.loop.time() + SKEW
         times = [now for key in record.records if key.startswith(OUTBOX)]
+        rests = rests_until(self.store, address)
         times += [
-            now for row in self.store.rows(address, MESSAGE).values() if row[1:2] == b"\x01"
+            max(rests, now) if rests is not None else now
+            for row in self.store.rows(address, MESSAGE).values()
+            if row[1:2] == b"\x01" and rests != float("inf")
         ]  # the tag of Pending
         times += [msgspec.msgpack.decode(row, type=Reminder).due for row in self.store.rows(address, REMINDER).values()]
         if times and (record.wake is None or record.wake > min(times)):

@@ -40,6 +40,17 @@ class Reminded(NamedTuple):
 
 
 @dataclass(slots=True)
+class Awaited:
+    """One wait of one message. ``since``: it began then or later. ``value``: what came of it, once that was durable."""
+
+    address: str
+    name: str
+    timeout: float | None
+    since: float
+    value: str | None = None
+
+
+@dataclass(slots=True)
 class DurableWork:
     """By the id of the call that did it; a turn that runs again notes the same again."""
 
@@ -50,4 +61,6 @@ class DurableWork:
     briefs: dict[str, tuple[str, int, bool]] = field(default_factory=dict)  # channel, items, whether it is closed then
     toils: dict[str, int] = field(default_factory=dict)  # how many items the turn publishes
     cut_short: set[str] = field(default_factory=set)  # the calls whose turns were interrupted, and ended well
+    awaited: dict[tuple[str, int], Awaited] = field(default_factory=dict)
+    signals: dict[str, str] = field(default_factory=dict)  # the call -> the name
     cancelled: dict[str, str] = field(default_factory=dict)  # the call that cancels -> the name of the reminder

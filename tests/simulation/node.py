@@ -11,6 +11,7 @@ from cluster.placement import Placement
 from cluster.silo import Silo
 from tests.simulation.author import Author, Scrap
 from tests.simulation.brief import Brief
+from tests.simulation.clerk import Clerk
 from tests.simulation.loop import PROCESS, WALL, Process
 from tests.simulation.pupil import Pupil
 from tests.simulation.subjects import Diary, Fragile, Ledger, Tally
@@ -18,7 +19,7 @@ from tests.simulation.subjects import Diary, Fragile, Ledger, Tally
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SUBJECTS: list[type[Actor]] = [Ledger, Fragile, Tally, Diary, Author, Scrap, Brief, Pupil]
+SUBJECTS: list[type[Actor]] = [Ledger, Fragile, Tally, Diary, Author, Scrap, Brief, Pupil, Clerk]
 TTL = 2
 SETTINGS = Settings(call_timeout=6.0, delivery_timeout=3.0, activation_timeout=3.0)
 

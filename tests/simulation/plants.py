@@ -21,6 +21,7 @@ from cluster.directory import EtcdDirectory
 from cluster.etcd import Op
 from cluster.membership import Membership, MembershipView
 from tests.simulation import durable_plants as durable
+from tests.simulation import wait_plants as wait
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -172,6 +173,11 @@ WAKES = "what is left to do wakes somebody"
 GATE, READ = "messages leave after their turn's commit", "readers see what is durable"
 REMINDER, SKIPPED = "a reminder has one effect for one due time", "no due time of a reminder is passed over"
 RETAINED = "what is retained is the end of what was published"
+SIGNAL, TIMEOUT, WAIT = (
+    "a signal continues one wait",
+    "a timeout comes at its time, and only without a signal",
+    "a wait ends once, and keeps its deadline",
+)
 CONVERGES, CALM, REAL_TIME = (
     "every actor answers in the end",
     "calls succeed while nothing is wrong",
@@ -215,5 +221,16 @@ PLANTS = {
         durable.skipped_silently, range(20), ("readers see every entry once, in order",), calls=("brief",)
     ),
     "trimmed_too_much": Plant(durable.trimmed_too_much, range(20), (RETAINED,), calls=("brief",)),
+    "early_signal_forgotten": Plant(wait.early_signal_forgotten, range(5), (SIGNAL,), calls=("visit", "rest")),
+    "signal_forgotten_with_its_silo": Plant(
+        wait.signal_forgotten_with_its_silo, range(5), (SIGNAL, TIMEOUT), calls=("visit", "rest")
+    ),
+    "signal_not_waited_for": Plant(
+        wait.signal_not_waited_for, range(12, 20), (TIMEOUT,), ("store_slow",), ("visit", "rest")
+    ),
+    "signal_taken_and_kept": Plant(wait.signal_taken_and_kept, range(5), (SIGNAL,), calls=("visit", "rest")),
+    "wake_time_of_wait_not_stored": Plant(wait.wake_time_not_stored, range(5), (WAKES,), calls=("visit", "rest")),
+    "signal_wakes_nobody": Plant(wait.signal_wakes_nobody, range(5), (WAKES,), calls=("visit", "rest")),
+    "wait_begins_anew": Plant(wait.begins_anew, range(5), (WAIT,), calls=("visit", "rest")),
     "shown_early": Plant(durable.shown_early, range(20), (READ,), ("store_slow",), ("announce", "publish")),
 }

@@ -12,7 +12,7 @@ from tests.simulation.durable_work import Burst
 from tests.simulation.history import History, Op
 from tests.simulation.loop import PROCESS, Process
 
-DURABLE = ("author", "brief", "fragile", "ledger", "pupil", "scrap")
+DURABLE = ("author", "brief", "clerk", "fragile", "ledger", "pupil", "scrap")
 STORED = (*DURABLE, "diary")
 
 
@@ -69,6 +69,10 @@ class Stage:
             elif op.mode == "interrupt":
                 result = None
                 await ref.interrupt(op.id)
+            elif op.mode == "signal":
+                result = None
+                name, value = args
+                await ref.signal(str(name), value)
             elif op.mode == "delete":
                 result = None
                 await ref.delete()

@@ -9,6 +9,7 @@ from actors import ActorError
 from actors.ref import OnBusy
 from tests.simulation.brief import BRIEF
 from tests.simulation.brief import CHANNELS as BRIEF_CHANNELS
+from tests.simulation.clerk import Visitor
 from tests.simulation.history import Op
 from tests.simulation.pupil import PUPIL
 from tests.simulation.subjects import DURABLE, Stage, kind_of
@@ -40,13 +41,17 @@ class Workload:
         self.weights[-1] *= 3
         self.dice = random.Random(seed.getstate()[1][0])  # of its own: what others do stays the same
         self.stirs = not only or "stir" in only
+        self.visits = not only or "visit" in only
+        self.visitor = Visitor(stage, client, random.Random(self.dice.random()))
 
     async def run(self) -> None:
         steady = asyncio.create_task(self._hold_on_to(self.stage.favourite))
         stirring = asyncio.create_task(self._stir())
+        visiting = asyncio.create_task(self._visit())
         await self._wander()
         await steady
         await stirring
+        await visiting
         while self.open:
             await asyncio.wait(self.open)
         for name, address in list(self.periodic.items()):  # again, for late repeats of messages set some anew
@@ -77,6 +82,15 @@ class Workload:
             slower = 4 if self.stage.history.phase == "recovery" else 1
             await asyncio.sleep(self.dice.expovariate(0.5 / self.pace) * slower)
             task = asyncio.create_task(self.stir())
+            self.open.add(task)
+            task.add_done_callback(self._ended)
+
+    async def _visit(self) -> None:
+        """Have dealings with those who wait for signals."""
+        while self.running and self.visits:
+            slower = 4 if self.stage.history.phase == "recovery" else 1
+            await asyncio.sleep(self.visitor.random.expovariate(1) * slower)
+            task = asyncio.create_task(self.visitor.visit())
             self.open.add(task)
             task.add_done_callback(self._ended)
 

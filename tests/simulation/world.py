@@ -23,6 +23,7 @@ from actors.turn import Turn
 from cluster.etcd import Event
 from tests.simulation import checks, faults
 from tests.simulation.brief import BRIEF, BriefReader
+from tests.simulation.clerk import CLERKS, relieve
 from tests.simulation.directory import EtcdPath, SimEtcdClient
 from tests.simulation.durable_checks import DurableChecks, items_of, unsettled
 from tests.simulation.etcd import Etcd
@@ -197,10 +198,15 @@ class World:
             "every call ends",
             self._open,
         )
+        relief = self.loop.create_task(
+            relieve(self.stage, self.workloads[0].client, self.store),
+            context=next(iter(self.client_runtimes.values())).context.copy(),
+        )
         await self._until(
             lambda: not unsettled(self.store), 60, "everything accepted is settled", lambda: unsettled(self.store)
         )
         operator.cancel()
+        relief.cancel()
         self.history.phase = "final"
         await self._until(lambda: not self._behind(), 15, "readers come to the end", self._behind)
         for reading in self.reading:
@@ -287,7 +293,7 @@ class World:
         history.phase = "final"
         await self.sleep(2.0)  # what was sent one way arrives
         runtime = next(iter(self.client_runtimes.values()))
-        for address in [*ADDRESSES, SCRAP, BRIEF, PUPIL]:
+        for address in [*ADDRESSES, SCRAP, BRIEF, PUPIL, *CLERKS]:
             before = self.live.committed.get(address, [])
             reading = self.loop.create_task(self._read(address), context=runtime.context.copy())
             entries = await reading
@@ -298,6 +304,7 @@ class World:
         checks.check_effects(history, effects)
         checks.check_real_time(history)
         checks.check_order(history, effects, self.live.parked)
+        self.live.waits.check(effects)
         DurableChecks(history, self.live, self.store).check(self.readers)
         checks.check_streams(history)
         self._stop_if_violated()

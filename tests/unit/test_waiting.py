@@ -261,6 +261,20 @@ async def test_the_deadline_wakes_it(world: World) -> None:
     assert world.did == ["prepared", "idle", "too late"]
 
 
+async def test_a_signal_that_is_being_stored_at_the_deadline_is_in_time(world: World) -> None:
+    await soon(REF.decide.send("approval", 10.0))
+    await world.until_it_waits()
+    world.store.hold()
+    signalled = asyncio.create_task(REF.signal("approval", "yes"))
+    await soon(world.store.waiting.wait())
+    await world.pass_time(11.0)
+    await settle()
+    world.store.let_go()
+    await soon(signalled)
+    await until(lambda: len(world.did) > 1, "it goes on")
+    assert world.did == ["prepared", "yes"]
+
+
 async def test_a_timeout_that_was_raised_is_raised_again(world: World) -> None:
     await soon(REF.decide.send("approval", 3 * DAY))
     await world.until_it_waits()
