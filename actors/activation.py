@@ -169,6 +169,7 @@ class Activation:
         now = self.runtime.loop.time()
         self.last_used = now
         turn = Turn(self, request, origin, spec, now + request.timeout if request.timeout else float("inf"))
+        turn.came = now
         if request.mode is Mode.STREAM:
             self.runtime.remember_stream(turn)
         durable = self.durable
@@ -290,9 +291,10 @@ class Activation:
             self._turn = turn
             turn.start()
         else:
+            late = Timeout(f"{turn.where}: still queued when its deadline passed; it did not run")
             if turn.row and self.durable is not None:
-                self.durable.withdraw(turn)
-            turn.refuse(Timeout(f"{turn.where}: still queued when its deadline passed; it did not run"))
+                self.durable.withdraw(turn, late)
+            turn.refuse(late)
 
     @property
     def current(self) -> Turn | None:

@@ -19,6 +19,7 @@ from actors.channel_log import ChannelLog, Cut
 from actors.durable_state import DurableState
 from actors.effects import Effects
 from actors.envelope import Accepted, Envelope, Failure, Mode, Reply, Request
+from actors.errors import ActorError
 from actors.handler import Lane
 from actors.inbox import Inbox
 from actors.outbox import Outbox
@@ -544,8 +545,10 @@ class Durable:
         self.turn_log.parked(turn, put, drop, reason=reason, at=self._now())
         return self.compose(put=put, drop=drop)
 
-    def withdraw(self, turn: "Turn") -> None:
+    def withdraw(self, turn: "Turn", why: ActorError) -> None:
         """The message is not run after all; the next commit removes it, which comes soon."""
+        if turn.told:
+            self.turn_log.withdrawn(turn, self._put, why=why, at=self._now())
         self._drop.append(MESSAGE + turn.number)
         self.rows -= 1
         self.flush()

@@ -12,6 +12,7 @@ from actors.compaction import Compactor, Entry
 from actors.errors import OffsetGone, SerializationFailed
 from actors.ports import Store
 from actors.records import CLOSED, ChannelItem
+from actors.turn_log import TURNS
 
 if TYPE_CHECKING:
     from actors.actor import Actor
@@ -40,6 +41,8 @@ async def subscribe(
     mark, compactor = log.end, Compactor(0 if after is None else after + 1) if compact else None
     log.join()
     try:
+        if channel == TURNS:
+            await durable.turn_log.catch_up()
         async for entries in _pages(log, store, address, after):
             after = entries[-1][0]
             if compactor is None:

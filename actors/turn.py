@@ -98,9 +98,9 @@ class Turn:
 
     __slots__ = (
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
-        "began", "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left", "number",
-        "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests", "row", "run", "said",
-        "spec", "steering", "task", "view",
+        "began", "came", "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left",
+        "number", "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests", "row", "run",
+        "said", "spec", "steering", "task", "told", "view",
     )  # fmt: skip
 
     def __init__(
@@ -117,10 +117,12 @@ class Turn:
         self.spec = spec
         self.expires = expires
         self.task: asyncio.Task[None] | None = None
-        self.began = 0.0
-        """When it began to run, on the clock of the loop; 0 before that."""
         self.credit = request.credit
         self.left = False
+        self.came = self.began = 0.0
+        """When it was accepted, and when its handler began here, on the loop's clock; 0: not here, or not yet."""
+        self.told = False
+        """Whether the channel of turns tells of its acceptance."""
         self.number = b""
         """Of its row in the durable inbox, if it gets one: its place among the actor's messages."""
         self.row = False
@@ -168,7 +170,7 @@ class Turn:
         turn = Turn(activation, self.request, self.origin, self.spec, self.expires)
         turn.credit, turn.left, turn.said, turn.joiners = self.credit, self.left, self.said, self.joiners
         turn.recorded, turn.reminder, turn.park_for = self.recorded, self.reminder, self.park_for
-        turn.into = self.into
+        turn.into, turn.came, turn.told = self.into, self.came, self.told
         turn._interruption = self._interruption if self.task is None and not self.ended else None
         if self.request.mode is Mode.STREAM and not self.left:
             activation.runtime.remember_stream(turn)
@@ -269,9 +271,14 @@ class Turn:
         return False
 
     @property
+    def journals(self) -> bool:
+        """Whether it may have steps: not so the turn of a timer, which is lost with its activation."""
+        return self.request.handler != TIMER
+
+    @property
     def journal(self) -> Journal:
-        """Its steps. Raises ``RuntimeError`` for the turn of a timer, which is lost with its activation."""
-        if self.request.handler == TIMER:
+        """Its steps. Raises ``RuntimeError`` for the turn of a timer."""
+        if not self.journals:
             raise RuntimeError(
                 f"{self.address}: a timer's turn has no steps; use remind(), or send a message to yourself"
             )
@@ -287,7 +294,7 @@ class Turn:
     @property
     def seen(self) -> bool:
         """Whether all of it is told of: its sender wants that, or somebody reads the channel of turns now."""
-        if self.spec.lane is not Lane.TURN or self.request.handler == TIMER or self.activation.durable is None:
+        if self.spec.lane is not Lane.TURN or self.activation.durable is None:
             return False
         return self.watched or self.activation.durable.is_watched
 
@@ -447,7 +454,7 @@ class Turn:
         result = None
         try:
             try:
-                if self.seen:
+                if self.seen and self.journals:
                     await self.journal.write({})
                 work = self.spec.function(self._actor(), *args, **kwargs)
                 if self.spec.streams:
@@ -458,7 +465,7 @@ class Turn:
                 else:
                     result = await work
             finally:
-                if self._journal is not None or (self.recovered and self.request.handler != TIMER):
+                if self._journal is not None or (self.recovered and self.journals):
                     await self.journal.finish()
                 self.ended = True
         except KeyboardInterrupt:

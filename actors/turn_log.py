@@ -1,8 +1,9 @@
 """``$turns``: the channel in which an actor's turns can be watched.
 
-What is told rides on commits that the turn makes anyway. Told are turns that are seen from outside before they end
-(they journal a step or stream), those whose sender asked for it with the header ``$watch``, and all while somebody
-reads the channel: these have a commit for their beginning.
+Who reads it is told of every turn, also of what waits and runs when the reading begins; for that a turn has a commit
+for its beginning. Retained without a reader are turns that journal a step or stream, and those whose sender asked for
+it with the header ``$watch``: what is told of these rides on commits that they make anyway. A turn that nobody watches
+and that only commits its end leaves no entry: see docs/turns.md, and docs/decisions/0021 for what one would cost.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from actors import codec
+from actors.channel_log import read_items
 from actors.envelope import Envelope, Failure, Reply
-from actors.errors import TurnInterrupted
+from actors.errors import ActorError, TurnInterrupted
 from actors.progress import Told
 from actors.records import RUN, ChannelItem, Run, encode
 
@@ -42,7 +44,11 @@ class TurnLog:
     def accepted(self, turn: "Turn", put: dict[bytes, bytes], at: float) -> None:
         """The message is in the durable inbox."""
         if turn.seen and not turn.recovered:
-            self._tell(turn, put, {"event": "accepted", "at": at})
+            self._accepted(turn, put, at)
+
+    def _accepted(self, turn: "Turn", put: dict[bytes, bytes], at: float) -> None:
+        turn.told = True
+        self._tell(turn, put, {"event": "accepted", "at": at})
 
     def started(self, turn: "Turn", put: dict[bytes, bytes], at: float) -> None:
         """The turn is about to be seen from outside."""
@@ -53,9 +59,50 @@ class TurnLog:
             turn.run = before
             self._tell(turn, put, {"event": "resumed", "at": at})
             return
-        turn.run = Run(at, self.heads())
+        turn.run = Run(at - self._ran(turn), self.heads())
         put[RUN + turn.number] = encode(turn.run)
-        self._tell(turn, put, {"event": "started", "at": at, "channels": turn.run.channels})
+        self._tell(turn, put, {"event": "started", "at": turn.run.at, "channels": turn.run.channels})
+
+    async def catch_up(self) -> None:
+        """Somebody begins to read: tell what waits and runs, as far as it was not told. Raises ``StoreUnavailable``."""
+        durable = self._durable
+        unsettled = [turn for turn in durable.inbox.turns() if turn.seen and not turn.ended]
+        if any(turn.recovered and not turn.told for turn in unsettled):
+            before = await self._told_before(unsettled[0])
+            for turn in unsettled:
+                turn.told = turn.told or turn.id in before
+        put: dict[bytes, bytes] = {}
+        running = None
+        for turn in unsettled:
+            if turn.ended or not durable.inbox.holds(turn):
+                continue
+            if turn.row and not turn.told and self.begun(turn) is None:
+                came = turn.activation.runtime.loop.time() - turn.came if turn.came else 0.0
+                self._accepted(turn, put, self._now(turn) - came)
+            if turn.began and turn.run is None and turn.journals and turn.goes_on:
+                running = turn
+        if running is not None:
+            write, _ = durable.journal(running, put)
+            await running.activation.write(write)
+        elif put:
+            await unsettled[0].activation.write(durable.compose(put=put))
+
+    async def _told_before(self, turn: "Turn") -> set[str]:
+        """The messages of which a former activation has told that they were accepted."""
+        log = self._durable.channel(TURNS)
+        store = turn.activation.runtime.store
+        found = await read_items(store, turn.address, TURNS, log.begin, log.end, limit=log.end - log.begin)
+        entries = [(item.turn, msgspec.msgpack.decode(item.data)) for _, item in found if item.turn]
+        return {message_id for message_id, entry in entries if entry["event"] == "accepted"}
+
+    @staticmethod
+    def _now(turn: "Turn") -> float:
+        return turn.activation.runtime.clock.time()
+
+    @staticmethod
+    def _ran(turn: "Turn") -> float:
+        """For how many seconds it has run here."""
+        return turn.activation.runtime.loop.time() - turn.began if turn.began else 0.0
 
     def ended(
         self,
@@ -69,7 +116,7 @@ class TurnLog:
     ) -> None:
         """The turn is over. ``heads``: where channels ended before the commit in which it is."""
         if turn.seen and self.begun(turn) is None:
-            self._tell(turn, put, {"event": "started", "at": at, "channels": heads})
+            self._tell(turn, put, {"event": "started", "at": at - self._ran(turn), "channels": heads})
         if isinstance(answer, Failure):
             if answer.error == TurnInterrupted.__name__:
                 found: dict[str, Any] = {"event": "interrupted", "reason": turn.interruption.reason or ""}
@@ -89,6 +136,12 @@ class TurnLog:
     def parked(self, turn: "Turn", put: dict[bytes, bytes], drop: list[bytes], *, reason: str, at: float) -> None:
         """The message is put aside."""
         self._end(turn, put, drop, {"event": "parked", "reason": reason}, self.heads(), at)
+
+    def withdrawn(self, turn: "Turn", put: dict[bytes, bytes], *, why: ActorError, at: float) -> None:
+        """The message is not run after all."""
+        if turn.told:
+            error = {"type": type(why).__name__, "message": str(why)}
+            self._tell(turn, put, {"event": "failed", "error": error, "at": at, "seconds": 0.0, "published": {}})
 
     def steered(self, turn: "Turn", put: dict[bytes, bytes], *, into: str, at: float) -> None:
         """The message was read by the turn of the message ``into``, and is settled with that."""
@@ -127,7 +180,7 @@ class TurnLog:
         published = {
             name: [[begin.get(name, floor), end]] for name, end in self.heads().items() if end > begin.get(name, floor)
         }
-        seconds = max(at - run.at, 0.0) if run is not None else 0.0
+        seconds = max(at - run.at, 0.0) if run is not None else self._ran(turn)
         steps = turn.take_untold()
         if steps:
             found["steps"] = steps

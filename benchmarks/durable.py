@@ -31,6 +31,7 @@ CONTESTANTS = (
         "silo",
         {
             "turn": "a turn",
+            "turn_told": "  told of in $turns",
             "turn_later": "  a handler that awaits",
             "send": "a send, accepted",
             "send_10_later": "  10 to a handler that awaits",

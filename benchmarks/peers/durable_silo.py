@@ -42,6 +42,11 @@ def works() -> dict[str, Call]:
     def turn(number: int) -> Awaitable[object]:
         return known[number % ACTORS].count(1)
 
+    told = [ref.options(headers={"$watch": "1"}) for ref in known]
+
+    def turn_told(number: int) -> Awaitable[object]:
+        return told[number % ACTORS].count(1)
+
     def turn_later(number: int) -> Awaitable[object]:
         return known[number % ACTORS].count_later(1)
 
@@ -65,6 +70,7 @@ def works() -> dict[str, Call]:
 
     return {
         "turn": turn,
+        "turn_told": turn_told,
         "turn_later": turn_later,
         "send": send,
         "send_10_later": send_later,

@@ -27,6 +27,18 @@ class Author(Actor):
         await self.hang.wait()
 
     @handler
+    async def think(self) -> None:
+        await self._wait()
+        await self.step("quick", self._nothing)
+
+    async def _nothing(self) -> None:
+        pass
+
+    @handler
+    async def wind(self) -> None:
+        self.timer(self._nothing, after=60.0)
+
+    @handler
     async def plain(self) -> int:
         return 1
 
@@ -246,3 +258,83 @@ async def test_while_somebody_reads_all_turns_are_told_of_from_their_beginning(
         ("started", "plain"), ("committed", "plain"), ("accepted", "wait"), ("started", "wait"), ("committed", "wait"),
     ]  # fmt: skip
     assert "result" not in found[1]  # who may read the channel is not who has asked
+
+
+async def until_read(runtime: Runtime) -> None:
+    await until(lambda: runtime.activations["author-1"].durable_side.is_watched, "somebody reads")
+
+
+async def test_who_comes_in_the_middle_of_a_turn_is_told_when_it_began_and_how_long_it_took(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    runtime = boot(start, store)
+    began = runtime.clock.time()
+    call = asyncio.ensure_future(REF.wait())
+    await soon(Author.reached.wait())
+    await loop_time.jump(60)
+    assert isinstance(runtime.store, ScriptedStore)
+    assert runtime.store.commits == []
+    found: list[dict[str, Any]] = []
+    async for event in REF.channel("$turns").subscribe():  # which tells it while the turn runs
+        found.append(event.data)
+        if event.data["event"] == "started":
+            Author.hang.set()
+        if event.data["event"] == "committed":
+            break
+    await soon(call)
+    assert [entry["event"] for entry in found] == ["accepted", "started", "committed"]
+    passed = runtime.loop.time()  # of which the wall clock knows nothing here
+    assert found[1]["at"] == pytest.approx(began - 60, abs=1)
+    assert found[2]["seconds"] == pytest.approx(60, abs=1)
+    assert passed >= 60
+
+
+async def test_what_waits_is_told_of_once_whoever_comes(start: Start, store: ScriptedStore) -> None:
+    runtime = boot(start, store)
+    await soon(REF.wait.send())
+    await soon(Author.reached.wait())
+    receipts = [await soon(REF.plain.send()) for _ in range(3)]
+    assert [entry["event"] for entry in await soon(turns(5))] == ["accepted"] * 4 + ["started"]
+    assert len(await soon(turns(5))) == 5  # another one, who is told nothing twice
+    runtime.vanish()
+    runtime = boot(start, store)
+    reading = asyncio.create_task(turns(5 + 2 + 3 * 2))
+    await soon(Author.reached.wait())
+    await until_read(runtime)
+    Author.hang.set()
+    found = await soon(reading)
+    assert [entry["event"] for entry in found[5:]] == ["resumed", "committed"] + ["started", "committed"] * 3
+    told = [(entry["event"], entry["message_id"]) for entry in found]
+    assert len(set(told)) == len(told)
+    for receipt in receipts:
+        mine = [event for event, message_id in told if message_id == receipt.message_id]
+        assert mine == ["accepted", "started", "committed"]
+
+
+async def test_a_turn_with_steps_began_when_its_handler_did(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    boot(start, store)
+    call = asyncio.ensure_future(REF.think())
+    await soon(Author.reached.wait())
+    await loop_time.jump(60)
+    Author.hang.set()
+    await soon(call)
+    ends: list[dict[str, Any]] = []
+    async for event in REF.channel("$turns").subscribe():
+        ends.append(event.data)
+        if event.data["event"] == "committed":
+            break
+    assert ends[-1]["seconds"] == pytest.approx(60, abs=1)
+
+
+async def test_turns_of_timers_are_told_of_while_somebody_reads(
+    loop_time: LoopTime, start: Start, store: ScriptedStore
+) -> None:
+    runtime = boot(start, store)
+    await soon(REF.wind())
+    reading = asyncio.create_task(turns(2))
+    await until_read(runtime)
+    await loop_time.jump(60)
+    found = await soon(reading)
+    assert [(entry["event"], entry["handler"]) for entry in found] == [("started", "$timer"), ("committed", "$timer")]
