@@ -415,7 +415,7 @@ class Activation:
             self._turn = None
         elif self._beside is not None:
             self._beside.pop(turn, None)
-        if self._turn is not None and turn.spec.lane is Lane.CONTROL and not turn.spec.builtin:
+        if self._turn is not None and turn.changes_apart:
             self._turn.pinned = self._state is not None  # what it may have changed belongs to the running turn
         if self._mailbox or self._closing_for is not None:
             self._schedule_next()
@@ -452,9 +452,19 @@ class Activation:
         return self._state.unsaved(self.actor.state, self.address) if self._state is not None else None
 
     def roll_back(self, turn: Turn) -> None:
-        """Forget what a failed turn changed. Raises ``StateUnreadable``."""
-        if turn is self._turn and self.type.options.persist == "turn":
-            self.roll_back_state()
+        """Forget what a failed turn changed, or a failed control call with no turn running.
+
+        Calls beside that one lose what they had changed, and are told so. Raises ``StateUnreadable``.
+        """
+        if self._state is None or self.type.options.persist != "turn":
+            return
+        if turn is self._turn:
+            self._state.roll_back(self.actor, self.address)
+        elif turn.changes_apart and self._turn is None and self.runs(turn):
+            if self._state.roll_back(self.actor, self.address):
+                for other in self._beside or ():
+                    if other is not turn and other.changes_apart and other.began:
+                        other.undone_by = turn.where
 
     def roll_back_state(self) -> None:
         """Go back to the state of the last commit. Raises ``StateUnreadable``."""

@@ -80,11 +80,15 @@ class DurableState:
             return True
         return encoded == self._codec.encode(self._codec.decode(stored, address), address)
 
-    def roll_back(self, actor: Actor, address: str) -> None:
-        """Give the actor back the state of the last commit, if it has another now. Raises ``StateUnreadable``."""
+    def roll_back(self, actor: Actor, address: str) -> bool:
+        """Give the actor back the state of the last commit, if it has another now. Raises ``StateUnreadable``.
+
+        Returns whether it had another one.
+        """
         try:
             unchanged = self._codec.encode(actor.state, address) == self._stored
         except Exception:  # a state that cannot be encoded is not the stored one
             unchanged = False
         if not unchanged:
             actor.state = self._codec.decode(self._stored, address)
+        return not unchanged

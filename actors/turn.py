@@ -100,7 +100,7 @@ class Turn:
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
         "began", "came", "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left",
         "number", "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests", "row", "run",
-        "said", "spec", "steering", "task", "told", "view",
+        "said", "spec", "steering", "task", "told", "undone_by", "view",
     )  # fmt: skip
 
     def __init__(
@@ -158,6 +158,8 @@ class Turn:
         """Whether its handler waits for a signal."""
         self.pinned = False
         """Whether the activation holds something for it that would be lost: it must not go while this turn waits."""
+        self.undone_by = ""
+        """Which control call has failed while this one ran, so that what both had changed is undone."""
         self._journal: Journal | None = None
         self._calls: dict[bytes, int] | None = None
         self._admitted: asyncio.Future[None] | None = None
@@ -226,6 +228,11 @@ class Turn:
     def reads_only(self) -> bool:
         """Whether it must change nothing."""
         return self.spec.lane is Lane.READ and not self.ended
+
+    @property
+    def changes_apart(self) -> bool:
+        """Whether it may change the state beside a turn, or without one."""
+        return self.spec.lane is Lane.CONTROL and not self.spec.builtin
 
     @property
     def steers(self) -> bool:
@@ -505,12 +512,16 @@ class Turn:
         return self.activation.committing is not None
 
     async def _commit(self, answer: Envelope, state: bytes | None) -> None:
-        while self._must_wait():
-            committing = self.activation.committing
-            if committing is not None:
-                await asyncio.shield(committing)
+        waited = False
+        while (committing := self.activation.committing) is not None and self._must_wait():
+            waited = True
+            await asyncio.shield(committing)
+        if waited:
             try:
-                state = self.activation.unsaved(self)
+                if isinstance(answer, Failure):
+                    self.activation.roll_back(self)
+                else:
+                    state = self.activation.unsaved(self)
             except SerializationFailed as error:
                 answer, state = failure.refusal(self.request.id, error), None
         if self.effects is not None and self.effects.items:
@@ -596,6 +607,11 @@ class Turn:
         request = self.request
         if self.rolls_back:
             return self._failed(Interrupted(self.interruption.reason)), None
+        if self.undone_by:
+            error = RuntimeError(
+                f"{self.where}: {self.undone_by} failed meanwhile, and what both had changed was undone"
+            )
+            return self._failed(error), None
         changed = self.view.change(self.address) if self.view is not None else ""
         if changed:
             error = RuntimeError(f"{self.where}: a readonly handler cannot change {changed}; nothing was changed")
@@ -620,7 +636,8 @@ class Turn:
         self.effects = self.effects.published() if interrupted and self.effects is not None else None
         if self.rolls_back:
             self.effects = self.park_for = None
-        self.activation.roll_back(self)
+        if not self._must_wait():
+            self.activation.roll_back(self)
         if interrupted:
             assert self._interruption is not None
             return failure.refusal(self.request.id, interrupted_by(self.where, self._interruption.reason or ""))
