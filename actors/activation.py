@@ -460,11 +460,12 @@ class Activation:
             return
         if turn is self._turn:
             self._state.roll_back(self.actor, self.address)
-        elif turn.changes_apart and self._turn is None and self.runs(turn):
-            if self._state.roll_back(self.actor, self.address):
-                for other in self._beside or ():
-                    if other is not turn and other.changes_apart and other.began:
-                        other.undone_by = turn.where
+            return
+        apart = turn.changes_apart and self._turn is None and self.runs(turn)
+        if apart and self._state.roll_back(self.actor, self.address):
+            for other in self._beside or ():
+                if other is not turn and other.changes_apart and other.began:
+                    other.undone_by = turn.where
 
     def roll_back_state(self) -> None:
         """Go back to the state of the last commit. Raises ``StateUnreadable``."""

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from actors.channel import Event
 from actors.errors import ClusterUnavailable, SerializationFailed
+from actors.turn_log import TURNS
 from cluster.cli_connect import Main, connected, parse_ref
 from cluster.cli_options import AsJson
 from cluster.cli_output import age, as_line, in_short, indented, local_time, one_line, print_table, printable, span
 from cluster.cli_talk import Address
+from cluster.cli_turns import turn_line
 from cluster.client import Client
 from cluster.exit_status import ExitStatus, complain
 from cluster.inspect import ChannelQuestion
@@ -157,7 +160,7 @@ def tail(
                 # What cannot be loaded here is read as it is stored, which needs no loading.
                 with contextlib.suppress(SerializationFailed):
                     async for event in channel.subscribe(after=last):
-                        _print_event(event.offset, event.kind, event.data, as_json=as_json)
+                        _print_event(channel.name, event, as_json=as_json)
                         last = event.offset
                         if event.kind == "closed":
                             return
@@ -173,15 +176,18 @@ async def _print_stored(client: Client, question: ChannelQuestion, *, as_json: b
     while True:
         page: Any = await client._query("channel", msgspec.json.encode(question).decode())
         for offset, kind, data in page["entries"]:
-            _print_event(offset, kind, data, as_json=as_json)
+            _print_event(question.channel, Event(offset, data, kind), as_json=as_json)
             question.after = offset
         if not page["entries"] or page["entries"][-1][0] + 1 >= page["next"]:
             return question.after, page["exists"]
 
 
-def _print_event(offset: int, kind: str, data: object, *, as_json: bool) -> None:
+def _print_event(channel: str, event: Event, *, as_json: bool) -> None:
+    offset, data, kind, _ = event
     if as_json:
         typer.echo(as_line({"offset": offset, "kind": kind, "data": data}))
+    elif kind == "item" and channel == TURNS and isinstance(data, dict):
+        typer.echo(f"{offset:>6}  {turn_line(data)}")
     elif kind == "item":
         typer.echo(f"{offset:>6}  {as_line(in_short(data))}")
     elif kind == "reset":

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -306,6 +307,25 @@ async def test_tail_follows_until_ctrl_c_and_ends_with_the_channel(
     assert "pickled" in events[2]["data"]
     assert [event["kind"] for event in events] == ["item"] * 4 + ["closed"]
     assert stopped.out == "".join(f"{line}\n" for line in deleted.out.splitlines()[:4])
+
+
+async def test_tail_tells_of_turns_in_words_and_with_json_as_they_are(processes: Processes, desk: str) -> None:
+    (ready,) = await processes.silo("n1", app=desk, env={"DESK": "quick"}).ready()
+    at = ("--connect", ready["grpc"])
+    async with connect(ready["grpc"]):
+        await actor_ref("desk-1").file("abc\x1b[2J")
+    told, as_json = await processes.run_each(
+        ("tail", "desk-1/$turns", "--no-follow", *at), ("tail", "desk-1/$turns", "--no-follow", "--json", *at)
+    )
+    started, committed = ok(told).splitlines()
+    assert re.fullmatch(r" +0  \d\d:\d\d:\d\d\.\d{3}  started +file  \[\S+\]", started)
+    assert re.fullmatch(
+        r" +1  \S+  committed +file  steps read \(\S+s\) copy \(\S+s\), seconds \S+s, published typed 0-6  \[\S+\]",
+        committed,
+    )
+    entries = [json.loads(line) for line in ok(as_json).splitlines()]
+    assert [entry["data"]["event"] for entry in entries] == ["started", "committed"]
+    assert entries[1]["data"]["published"] == {"typed": [[0, 7]]}
 
 
 async def test_a_tail_survives_the_silo_and_a_reader_that_has_had_enough(processes: Processes, desk: str) -> None:

@@ -1,7 +1,8 @@
-// The page of a story. What it shows is the channel "output" of the actor session-NAME, and nothing else; NAME stands
-// behind the # of the address. One WebSocket carries everything; when it breaks, the page opens another one and goes on
+// The page of a story. What it shows is the channel "output" of the actor session-NAME, and below that what the actor does
+// (activity.js), and nothing else; NAME stands behind the # of the address. One WebSocket carries everything; when it breaks, the page opens another one and goes on
 // behind the last offset that it has, wherever the story lives by then.
 
+import { Activity } from "./activity.js";
 import { Connection } from "./connection.js";
 
 const CHANNEL = "output";
@@ -140,6 +141,7 @@ const parts = [...document.querySelectorAll("[data-part]")];
 const page = Object.fromEntries(parts.map((found) => [found.dataset.part, found]));
 const story = new Story(page.story);
 const lines = new Lines(page.waiting);
+const activity = new Activity(page);
 let name = ""; // of the story
 let connection = { state: "connecting", until: 0 };
 let subscription = null; // its id
@@ -171,8 +173,14 @@ function enter() {
   notice("");
   story.clear();
   lines.open(name);
-  if (wire.isOpen) follow();
+  activity.open(address());
+  if (wire.isOpen) begin();
   show();
+}
+
+function begin() {
+  follow();
+  activity.follow(wire);
 }
 
 function nameIn(hash) {
@@ -212,7 +220,7 @@ function again() {
 }
 
 function take(frame) {
-  if (frame.id !== subscription) return;
+  if (activity.take(frame) || frame.id !== subscription) return;
   if (frame.type === "event") {
     const { turn } = story;
     story.take(frame);
@@ -371,7 +379,7 @@ page.newest.addEventListener("click", () => {
 
 // Any actor's socket will do: each frame names the actor that it is for.
 const wire = new Connection(new URL("/v1/actors/session-any/ws", location), {
-  onOpen: follow,
+  onOpen: begin,
   onFrame: take,
   onState: (state, delay = 0) => {
     connection = { state, until: Date.now() + delay };
