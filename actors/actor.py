@@ -239,7 +239,8 @@ class Actor(metaclass=_ActorMeta):
         ``start`` returns an async iterator, or a coroutine of one. With ``channel`` every item is published there in
         the same commit, so that readers see it a moment later and never lose it. After a crash the journaled items are
         yielded first, and then those of ``resume(items, *args)``. Without ``resume``, ``start`` runs anew, and the
-        channel gets a "reset" event with the offset from which readers discard. A stream that has ended never runs
+        channel gets a "reset" event with the offset from which readers discard; steps that ran in its loop keep their
+        results, by name, so name them after the item. A stream that has ended never runs
         again. Leaving the loop early closes the source. Errors as for ``step``.
         """
         return self.__turn("stream_step").journal.stream(name, start, args, resume, channel)

@@ -412,7 +412,7 @@ class Durable:
             drop = [*drop, *gone]
         if publish is not None:
             offset = self.publish(*publish, put)
-        return self.compose(put=put, drop=drop), offset
+        return self.compose(put=put, drop=[*drop, *turn.ride(put)]), offset
 
     def apart(self, effects: Effects, state: bytes | None = None) -> Write:
         """A commit of effects that belong to no turn, and of a new state."""

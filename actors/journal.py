@@ -280,18 +280,16 @@ class Journal:
             raise failure.to_original(row.failure)
         if over:
             return
-        await self.catch_up(path, label)
+        anew = bool(chunks) and resume is None
+        await self._catch_up_to_stream(path, label, anew=anew)
         progress = Progress(self, shown_path(path))
         writer = StreamWriter(self._turn, self, self._key(path), channel, chunks=len(chunks))
         self.writers.append(writer)
         elapsed = self.elapsed()
         self._turn.check_runs()
         await self._turn.interruption.check()
-        if chunks and resume is None:
-            self.reads.clear()
-            if self._turn.steering is not None:
-                self._turn.steering.start_anew()
-            await writer.start_anew(chunks, self._streamed())
+        if anew:
+            await self._start_anew(writer, chunks)
         source = start(*args) if not chunks or resume is None else resume(deltas, *args)
         progress.begin()
         try:
@@ -315,6 +313,18 @@ class Journal:
             if source in self._sources:
                 self._sources.remove(source)
             await _close(source)
+
+    async def _catch_up_to_stream(self, path: str, label: str, *, anew: bool) -> None:
+        if anew:  # its loop may never come again to the steps that ran there
+            for missed in list(self._unused):
+                self._use(missed)
+        await self.catch_up(path, label)
+
+    async def _start_anew(self, writer: StreamWriter, chunks: list[Deltas]) -> None:
+        self.reads.clear()
+        if self._turn.steering is not None:
+            self._turn.steering.start_anew()
+        await writer.start_anew(chunks, self._streamed())
 
     def _streamed(self) -> set[int]:
         """The offsets of what was published by streams that have not ended."""

@@ -69,8 +69,28 @@ class StreamWriter:
         if len(self._waiting) >= _MOST_WAITING:
             await self.flush()
 
+    def ride(self, put: dict[bytes, bytes]) -> list[bytes]:
+        """Add to a commit of the turn what waits for one; return the keys that go with it.
+
+        What else the turn journals must not be there without the deltas that the code had seen before.
+        """
+        if not self._waiting:
+            return []
+        deltas, self._waiting = self._waiting, []
+        drop, self._drop = self._drop, []
+        key, items = self._chunk_key(self._chunk), self._items(deltas)
+        put[key] = encode(Deltas(deltas, self._offset()))
+        self._journal.keys.append(key)
+        self._chunk += 1
+        if self._log is not None and not self._log.closed:
+            self._turn.activation.durable_side.publish(self._log.name, items, put)
+        return drop
+
     async def flush(self) -> None:
-        """Return when everything that was added is durable. Raises ``CancelledError`` if it cannot be."""
+        """Return when everything that was added is durable, or with a commit that was handed to the store.
+
+        Raises ``CancelledError`` if it cannot be.
+        """
         while self._task is not None:
             await asyncio.wait({self._task})
             if self._waiting and self._task is None:
@@ -92,15 +112,19 @@ class StreamWriter:
         deltas, self._waiting = self._waiting, []
         put: dict[bytes, bytes] = {} if end is None else {self._key: encode(end)}
         drop, self._drop = self._drop, []
-        message_id = self._turn.request.message_id
-        items = [ChannelItem("item", delta, turn=message_id) for delta in deltas]
-        if deltas and self._begins:
-            items[0].begins, self._begins = True, False
+        items = self._items(deltas)
         publish = (self._log.name, items) if self._log is not None and items and not self._log.closed else None
         if deltas:
             put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset()))
             self._chunk += 1
         await self._journal.write(put, drop=drop, publish=publish, tell=tell)
+
+    def _items(self, deltas: list[bytes]) -> list[ChannelItem]:
+        message_id = self._turn.request.message_id
+        items = [ChannelItem("item", delta, turn=message_id) for delta in deltas]
+        if items and self._begins:
+            items[0].begins, self._begins = True, False
+        return items
 
     def _offset(self) -> int:
         """Where the first of the deltas will stand in the channel."""

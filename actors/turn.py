@@ -346,6 +346,11 @@ class Turn:
         """The same, to be told with its end."""
         return self._journal.quick.take() if self._journal is not None else []
 
+    def ride(self, put: dict[bytes, bytes]) -> list[bytes]:
+        """Add to a commit in its middle what its streams have waiting; return the keys that go."""
+        writers = self._journal.writers if self._journal is not None else ()
+        return [key for writer in writers for key in writer.ride(put)]
+
     @property
     def journaled(self) -> list[bytes]:
         """The keys of rows that go with it."""

@@ -440,6 +440,61 @@ async def test_a_stream_goes_on_after_a_crash(world: World, resume: bool) -> Non
         assert [offset for offset, _ in shown] == list(range(5, 13))
 
 
+@pytest.mark.parametrize("again", [["a", "b", "c"], ["b", "c"]])
+async def test_steps_in_the_loop_of_a_stream_that_starts_anew_keep_their_results(
+    world: World, again: list[str]
+) -> None:
+    tales = [["a", "b", "c"], again]
+
+    class Reader(Actor):
+        state: Result
+
+        async def receive(self, message: Any) -> None:
+            found = [await self.step(f"read {word}", world.body, word) async for word in self.stream_step("plan", plan)]
+            await self.step("end", world.body, "end")
+            self.state.values = found
+
+    async def plan() -> AsyncIterator[str]:
+        for word in tales.pop(0):
+            while word == "c" and len(world.rows("reader-1", records.JOURNAL)) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            yield word
+
+    world.die_at = "c"
+    world.boot(Reader)
+    await soon(actor_ref("reader-1").send("go"))
+    await until(lambda: world.ran == ["a", "b", "c"], "the crash")
+    world.boot(Reader)
+    await until(lambda: world.state("reader-1") == {"values": again}, "it goes on")
+    assert world.ran == ["a", "b", "c", "c", "end"]
+    await until(lambda: not world.rows("reader-1", records.JOURNAL), "the journal is trimmed")
+
+
+async def test_a_step_in_the_loop_of_a_stream_is_journaled_with_the_items_before_it(world: World) -> None:
+    class Reader(Actor):
+        async def receive(self, message: Any) -> None:
+            async for word in self.stream_step("plan", plan, resume=rest):
+                await self.step(f"read {word}", world.body, word)
+
+    async def plan() -> AsyncIterator[str]:
+        for word in "abc":
+            yield word
+
+    async def rest(had: list[str]) -> AsyncIterator[str]:
+        for word in "abc"[len(had) :]:
+            yield word
+
+    world.die_at = "b"
+    world.boot(Reader)
+    await soon(actor_ref("reader-1").send("go"))
+    await until(lambda: world.ran == ["a", "b"], "the crash")
+    paths = {key[17:].partition(b"\0")[0] for key in world.rows("reader-1", records.JOURNAL)}
+    assert paths == {b"plan", b"read a"}
+    world.boot(Reader)
+    await until(lambda: not world.rows("reader-1", records.JOURNAL), "it goes on to its end")
+    assert world.ran == ["a", "b", "b", "c"]
+
+
 async def test_a_stream_that_ended_never_runs_again(world: World) -> None:
     Teller.world, Teller.asked = world, []
     world.die_at = "last"

@@ -260,6 +260,16 @@ async def test_while_somebody_reads_all_turns_are_told_of_from_their_beginning(
     assert "result" not in found[1]  # who may read the channel is not who has asked
 
 
+async def entries(last: str) -> list[dict[str, Any]]:
+    """Up to the first one of that event."""
+    found: list[dict[str, Any]] = []
+    async for event in REF.channel("$turns").subscribe():
+        found.append(event.data)
+        if event.data["event"] == last:
+            break
+    return found
+
+
 async def until_read(runtime: Runtime) -> None:
     await until(lambda: runtime.activations["author-1"].durable_side.is_watched, "somebody reads")
 
@@ -275,12 +285,13 @@ async def test_who_comes_in_the_middle_of_a_turn_is_told_when_it_began_and_how_l
     assert isinstance(runtime.store, ScriptedStore)
     assert runtime.store.commits == []
     found: list[dict[str, Any]] = []
-    async for event in REF.channel("$turns").subscribe():  # which tells it while the turn runs
-        found.append(event.data)
-        if event.data["event"] == "started":
-            Author.hang.set()
-        if event.data["event"] == "committed":
-            break
+    async with asyncio.timeout(3):
+        async for event in REF.channel("$turns").subscribe():  # which tells it while the turn runs
+            found.append(event.data)
+            if event.data["event"] == "started":
+                Author.hang.set()
+            if event.data["event"] == "committed":
+                break
     await soon(call)
     assert [entry["event"] for entry in found] == ["accepted", "started", "committed"]
     passed = runtime.loop.time()  # of which the wall clock knows nothing here
@@ -320,11 +331,7 @@ async def test_a_turn_with_steps_began_when_its_handler_did(
     await loop_time.jump(60)
     Author.hang.set()
     await soon(call)
-    ends: list[dict[str, Any]] = []
-    async for event in REF.channel("$turns").subscribe():
-        ends.append(event.data)
-        if event.data["event"] == "committed":
-            break
+    ends = await soon(entries("committed"))
     assert ends[-1]["seconds"] == pytest.approx(60, abs=1)
 
 
