@@ -41,7 +41,7 @@ async def test_what_the_producer_from_npm_writes_is_there_once(chats: ChatHouse,
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_the_reader_from_npm_goes_on_where_it_was(chats: ChatHouse, exits: AsyncExitStack, live: str) -> None:
     addresses = await chats.start("n1", "n2")
-    proxy = await exits.enter_async_context(cutting(addresses, after=3000))
+    proxy = await exits.enter_async_context(cutting(addresses, after=3000, growth=1000))
     client = await exits.enter_async_context(foreign_client("durable_streams.mjs", f"http://{proxy.address}/v1/stream"))
     gateway = Gateway(addresses[0])
     writing = asyncio.create_task(gateway("POST", "/api/chat", ask("n1.a", "tell 300"), JSON))
