@@ -3,11 +3,19 @@
 Every envelope is an array whose first element is its tag. ``id`` belongs to the side that sent the ``Request`` or
 ``Resolve`` and means something on that link only. Fields may be added at the end, with a default: an older peer
 ignores what it does not know, a newer one fills in the default.
+
+A new kind is a new version of the link protocol (``cluster/transport/frame.py``), and goes over links whose ``version``
+is at least that. Its tag says what becomes of it where it is not known all the same. 13 to 63: its ``id`` is one of
+the sender's, which gets a ``Failure``. From 64 on: its ``id`` is one of the receiver's, where it counts as a
+``Failure``.
 """
 
 from enum import IntEnum
 
 import msgspec
+
+FIRST_ANSWER = 64
+"""The first of the tags whose envelopes answer something."""
 
 
 class Mode(IntEnum):

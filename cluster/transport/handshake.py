@@ -65,6 +65,8 @@ class Introduction:
 
     id: str
     is_silo: bool
+    version: int
+    """Of the link protocol: the newest that both sides speak."""
     window: int
     max_payload: int
 
@@ -144,7 +146,11 @@ async def _tell(stream: Stream, refusal: Refusal) -> None:
 
 def _introduction(hello: Hello) -> Introduction:
     return Introduction(
-        id=hello.id, is_silo=hello.role == ROLE_SILO, window=hello.window, max_payload=hello.max_payload
+        id=hello.id,
+        is_silo=hello.role == ROLE_SILO,
+        version=min(hello.version, frame.VERSION),
+        window=hello.window,
+        max_payload=hello.max_payload,
     )
 
 

@@ -1,8 +1,12 @@
 """What arrives on one link: envelopes out of frames, within the limits that this side has set. No I/O here."""
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
-from actors.envelope import Envelope
+from actors.envelope import Envelope, Failure
+from actors.errors import Rejected
+from actors.release import RELEASE
 from cluster.transport import frame
 from cluster.transport.link_pb2 import Chunk
 
@@ -35,12 +39,17 @@ class Incoming:
         self._max_payload = max_payload
         self._parts: dict[int, _Parts] = {}
         self._parts_bytes = 0
+        self.refusals: list[Failure] = []
+        """What the other side is to be told of envelopes of kinds that are not known here."""
 
     def batch(self, data: bytes) -> list[Envelope]:
         """The envelopes of a batch. Raises ``Violation``."""
         self._spend(len(data))
         try:
-            return frame.decode_batch(data)
+            try:
+                return frame.decode_batch(data)
+            except msgspec.ValidationError:
+                return list(self._known(frame.decode_one_by_one(data)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Violation(f"a batch cannot be decoded: {error}") from error
 
@@ -66,9 +75,21 @@ class Incoming:
         del self._parts[chunk.id]
         self._parts_bytes -= parts.total
         try:
-            return frame.decode_envelope(parts.data)
+            return next(self._known([frame.decode_or_name(parts.data)]), None)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Violation(f"a message in chunks cannot be decoded: {error}") from error
+
+    def _known(self, envelopes: Iterable[Envelope | frame.Unknown]) -> Iterator[Envelope]:
+        for envelope in envelopes:
+            if not isinstance(envelope, frame.Unknown):
+                yield envelope
+                continue
+            text = f"release {RELEASE} does not know envelopes of kind {envelope.tag}: upgrade the older side"
+            failure = Failure(envelope.id, Rejected.__name__, text)
+            if envelope.answers:
+                yield failure
+            else:
+                self.refusals.append(failure)
 
     def take_owed(self) -> int:
         """How much credit to return to the peer now: 0 until it is worth a frame."""

@@ -89,6 +89,11 @@ class GrpcLink:
         return self._introduction.is_silo
 
     @property
+    def version(self) -> int:
+        """Of the link protocol: the newest that both sides speak."""
+        return self._introduction.version
+
+    @property
     def waiting_bytes(self) -> int:
         """About how many bytes wait to be sent."""
         return self._outgoing.waiting_bytes
@@ -198,11 +203,13 @@ class GrpcLink:
             envelopes = self._incoming.batch(frame.batch)
             if envelopes:
                 self._hand_over(envelopes)
+            self._answer_unknown()
             self._return_credit()
         elif kind == "chunk":
             envelope = self._incoming.chunk(frame.chunk)
             if envelope is not None:
                 self._hand_over([envelope])
+            self._answer_unknown()
             self._return_credit()
         elif kind == "credit":
             if not self._outgoing.grant(frame.credit.bytes):
@@ -222,6 +229,13 @@ class GrpcLink:
             self._on_envelopes(self, envelopes)
         except Exception:
             _log.exception("the handler failed on %d envelopes from %s; they are lost", len(envelopes), self.peer)
+
+    def _answer_unknown(self) -> None:
+        if self._incoming.refusals:
+            refusals, self._incoming.refusals = self._incoming.refusals, []
+            for refusal in refusals:
+                _log.warning("from %s: %s", self.peer, refusal.text)
+                self.send(refusal)
 
     def _return_credit(self) -> None:
         if owed := self._incoming.take_owed():

@@ -159,6 +159,7 @@ class FakeLink:
         self.sent: list[Envelope] = []
         self.closed = False
         self.departing = False
+        self.version = 2
 
     @property
     def peer(self) -> str:

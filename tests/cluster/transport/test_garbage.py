@@ -88,7 +88,7 @@ async def test_a_bad_first_frame_is_refused(house: Any, first: bytes) -> None:
         Frame(batch=b"junk").SerializeToString(),
         Frame(batch=b"\x91\x92\x02\x01").SerializeToString(),  # a Reply without its payload
         Frame(batch=b"\x91\x93\x02\xa1x\xc4\x00").SerializeToString(),  # a Reply whose id is text
-        Frame(batch=b"\x91\x92\x63\x01").SerializeToString(),  # an unknown tag
+        Frame(batch=b"\x91\x91\x63").SerializeToString(),  # an unknown tag, and no id
         Frame(batch=b"\x91" * 100_000).SerializeToString(),
         Frame(chunk=Chunk(id=1, data=b"x")).SerializeToString(),
         Frame(chunk=Chunk(id=1, total=1 << 60, data=b"x")).SerializeToString(),
