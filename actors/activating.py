@@ -5,13 +5,14 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from actors import arriving, failure, leaving
+from actors import arriving, failure, leaving, older_code
 from actors.builtin import OWN
 from actors.context import current_turn
 from actors.durable import Durable
 from actors.envelope import Request
 from actors.errors import ClusterUnavailable
 from actors.luggage import Luggage, put_back_attributes, put_back_timers, unpack
+from actors.older_code import LeftToNewer
 from actors.ports import Fenced, Opened, StoreUnavailable
 from actors.records import Pending
 from actors.status import Status
@@ -75,6 +76,8 @@ async def activate(activation: "Activation") -> None:
         put_back_timers(activation, luggage)
     except (StoreUnavailable, Fenced) as error:
         fail_activation(activation, ClusterUnavailable(f"{activation.address}: its state could not be loaded: {error}"))
+    except LeftToNewer as error:
+        _leave_to_newer(activation, error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -95,6 +98,8 @@ async def _load(activation: "Activation", luggage: Luggage) -> None:
             opened = await _open(activation) if activation.type.stored else Opened(luggage.state)
     except TimeoutError:
         raise StoreUnavailable("the store did not answer in time") from None
+    if activation.type.stored:
+        older_code.check(activation, opened)
     if activation._state is not None:
         activation.actor.state = activation._state.restore(opened, activation.address)
     if activation.durable is not None:
@@ -140,7 +145,20 @@ def _recovered(activation: "Activation", request: Request) -> Turn:
     turn.recovered = turn.said = turn.left = True
     if spec is None:
         turn.park_for = f"there is no handler {request.handler!r} any more"
+    elif request.outside and not spec.public:
+        turn.park_for = str(arriving.not_public(request))
     return turn
+
+
+def _leave_to_newer(activation: "Activation", error: LeftToNewer) -> None:
+    """Give the address up: what waits goes to whichever silo may have it."""
+    if activation.gone:
+        return
+    activation.runtime.abstention.note(activation.address, error)
+    activation.status = Status.CLOSING
+    activation._failing = True
+    activation.runtime.revisit(activation.address)
+    activation.runtime.spawn(leaving.leave(activation, taken_over=True))
 
 
 def fail_activation(activation: "Activation", error: BaseException) -> None:

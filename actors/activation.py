@@ -157,10 +157,15 @@ class Activation:
     def accept(self, request: Request, origin: "Link | LocalCaller") -> None:
         """Take a request: run it, queue it, or refuse it."""
         spec = self.type.handlers.get(request.handler)
-        if request.outside and (spec is None or not spec.public):
+        unknown = spec is None and arriving.may_be_for_newer(self, request)
+        if unknown:
+            spec = self.type.handlers[""]  # which never runs it
+        elif request.outside and (spec is None or not spec.public):
             origin.send(failure.refusal(request.id, arriving.not_public(request)))
             return
-        if spec is None or (request.mode is not Mode.SEND and (request.mode is Mode.STREAM) is not spec.streams):
+        if spec is None or (
+            request.mode is not Mode.SEND and (request.mode is Mode.STREAM) is not spec.streams and not unknown
+        ):
             origin.send(failure.refusal(request.id, arriving.unknown_handler(self, request, spec)))
             return
         if self._failure is not None:
@@ -173,6 +178,8 @@ class Activation:
         if request.mode is Mode.STREAM:
             self.runtime.remember_stream(turn)
         durable = self.durable
+        if unknown:
+            turn.park_for = f"there is no handler {request.handler!r} here"
         if durable is None:
             if request.attempt and spec.lane is not Lane.READ:
                 turn.refuse(NotRepeated(f"{turn.where}: the silo that had it was lost; it may have run there"))
@@ -198,6 +205,12 @@ class Activation:
     def _enter(self, turn: Turn) -> None:
         """Run a new message, queue it, or refuse it."""
         request, spec = turn.request, turn.spec
+        if turn.park_for is not None:  # its handler is not known here
+            if not self.runtime.directory.newer(self.type.name):
+                refused = arriving.not_public(request) if request.outside else None
+                turn.refuse(refused or arriving.unknown_handler(self, request, None))
+                return
+            self.request_deactivation("newer code")
         free = self.status is Status.ACTIVE and self._closing_for is None
         if spec.lane is not Lane.TURN and (free or self._turn is not None):
             beside = len(self._beside or ())

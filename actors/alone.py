@@ -53,6 +53,10 @@ class LonelyDirectory:
         """This one."""
         return [self._silo] if not type_name or (type_name in self._types and self.open) else []
 
+    def newer(self, type_name: str) -> Sequence[str]:
+        """There are no others."""
+        return []
+
     async def changed(self) -> None:
         """Membership never changes."""
         await self._never.wait()

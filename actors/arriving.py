@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from actors import codec
+from actors.address import listed
 from actors.builtin import REMINDER, TIMER
 from actors.envelope import Mode, Request
 from actors.errors import CallCycle, ClusterUnavailable, MailboxFull, NotAuthorized, UnknownHandler
@@ -65,10 +66,23 @@ def unknown_handler(activation: "Activation", request: Request, spec: HandlerSpe
     if spec is None:
         known = ", ".join(sorted(activation.type.actor.handler_names())) or "none but receive"
         kind = activation.type.actor.__name__
-        return UnknownHandler(f"{activation.address}: {kind} has no handler {name!r} (known: {known})")
+        newer = activation.runtime.directory.newer(activation.type.name)
+        where = f" on {activation.runtime.directory.silo}, with version {activation.runtime.version!r} of the code"
+        hint = f"; {listed(newer)} may know it, where the actor goes when it has slept or its silo is drained"
+        return UnknownHandler(
+            f"{activation.address}: {kind} has no handler {name!r}{where if newer else ''} (known: {known})"
+            f"{hint if newer else ''}"
+        )
     if spec.streams:
         return UnknownHandler(f"{activation.address}: {name!r} is an async generator: iterate ref.{name}.stream(...)")
     return UnknownHandler(f"{activation.address}: {name!r} is no async generator: call `await ref.{name}(...)`")
+
+
+def may_be_for_newer(activation: "Activation", request: Request) -> bool:
+    """Whether a message for a handler that is not known here waits, because the actor may move to newer code."""
+    if activation.durable is None or (request.on_busy or activation.type.options.on_busy) != "queue":
+        return False
+    return not activation._takes or bool(activation.runtime.directory.newer(activation.type.name))
 
 
 def not_public(request: Request) -> NotAuthorized:

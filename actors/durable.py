@@ -19,7 +19,7 @@ from actors.channel_log import ChannelLog, Cut
 from actors.durable_state import DurableState
 from actors.effects import Effects
 from actors.envelope import Accepted, Envelope, Failure, Mode, Reply, Request
-from actors.errors import ActorError
+from actors.errors import ActorError, StateUnreadable
 from actors.handler import Lane
 from actors.inbox import Inbox
 from actors.outbox import Outbox
@@ -38,6 +38,7 @@ from actors.records import (
     REMINDER,
     RUN,
     SIGNAL,
+    WRITTEN_BY,
     ChannelHead,
     ChannelItem,
     Parked,
@@ -45,6 +46,7 @@ from actors.records import (
     Reminder,
     encode,
 )
+from actors.release import RELEASE
 from actors.reminders import Reminders
 from actors.retention import SYSTEM, Trimmer
 from actors.signals import Signals
@@ -121,17 +123,23 @@ class Durable:
         pending: list[tuple[bytes, Pending]] = []
         for key, value in opened.records.items():
             kind, rest = key[:1], key[1:]
-            if kind == MESSAGE:
-                row = records.message_rows.decode(value)
-                if isinstance(row, Pending):
-                    pending.append((rest, row))
+            try:
+                if kind == MESSAGE:
+                    row = records.message_rows.decode(value)
+                    if isinstance(row, Pending):
+                        pending.append((rest, row))
+                    else:
+                        self.inbox.restore(row, rest)
+                elif kind == JOURNAL:
+                    self._journals = self._journals or {}
+                    self._journals.setdefault(rest[:16], {})[rest[16:]] = value
                 else:
-                    self.inbox.restore(row, rest)
-            elif kind == JOURNAL:
-                self._journals = self._journals or {}
-                self._journals.setdefault(rest[:16], {})[rest[16:]] = value
-            else:
-                self._load(kind, rest, value)
+                    self._load(kind, rest, value)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise StateUnreadable(
+                    f"{self._activation.address}: the stored record {key.hex()} cannot be read by release {RELEASE} "
+                    f"and was left untouched: a newer release has written it, or it is damaged ({error})"
+                ) from error
         self.rows = len(pending)
         self._wake = _UNKNOWN if pending else self._next_wake()
         return pending
@@ -154,6 +162,10 @@ class Durable:
             self.signals.restore(rest, value)
         elif kind == FLOOR:
             self.floor = msgspec.msgpack.decode(value, type=int)
+
+    def mark(self, written_by: bytes) -> None:
+        """With the next commit goes whose commits these are."""
+        self._put[WRITTEN_BY] = written_by
 
     def start(self) -> None:
         """The activation is active: go on with what a former one left."""
@@ -332,6 +344,8 @@ class Durable:
             dropped += self.outbox.take_delivered()
         cut, self._cut = self._cut, []
         waiting, self._put = self._put, {}
+        if erase:
+            waiting.pop(WRITTEN_BY, None)
         wake = self._next_wake()
         changed, self._wake = wake != self._wake or erase, wake
         then, self._then = self._then, []

@@ -131,7 +131,8 @@ async def leave(
         await asyncio.sleep(min(FIRST_PAUSE * 2**activation.setbacks, LONGEST_PAUSE))
         if runtime.activations.get(activation.address) is not activation:
             return  # dropped with its silo
-    if renew and not taken_over and not runtime.draining and runtime.may_act():
+    stays = not taken_over and not runtime.draining and not runtime.directory.newer(activation.type.name)
+    if renew and stays and runtime.may_act():
         _renew(activation)
         return
     activation._failing = True  # what comes from now on waits for the next owner, in its order
@@ -152,8 +153,15 @@ async def leave(
         _end(activation)
         runtime.remove(activation)
         runtime.hand_on(handing_on, began=True, lost=True)
-        # A fired timer has travelled as such.
-        runtime.hand_on(turn for turn in activation._waiting_turns() if not moves or turn.request.handler != TIMER)
+        _hand_on_mail(activation, moved=moves, has_work=renew and not stays)
+
+
+def _hand_on_mail(activation: "Activation", *, moved: bool, has_work: bool) -> None:
+    runtime = activation.runtime
+    # A fired timer has travelled as such.
+    runtime.hand_on(turn for turn in activation._waiting_turns() if not moved or turn.request.handler != TIMER)
+    if has_work and activation.durable is not None and activation.durable.rows:
+        runtime.revisit(activation.address)  # its host lives on, and nobody else would see to it
 
 
 def _end(activation: "Activation") -> None:

@@ -66,6 +66,10 @@ class Directory(Protocol):
         """The live members, sorted; of a type: those that host it and are not draining."""
         ...
 
+    def newer(self, type_name: str) -> Sequence[str]:
+        """The live members that run newer code than this silo and take new activations of the type in its place."""
+        ...
+
     async def changed(self) -> None:
         """Return at the next change of membership."""
         ...
@@ -236,6 +240,11 @@ class Link(Protocol):
     @property
     def trusted(self) -> bool:
         """Whether the other side proved to belong to the cluster: only then may its pickles be loaded."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Of the protocol, the newest that both sides speak: what a later one has added must not be sent here."""
         ...
 
     @property

@@ -26,6 +26,8 @@ DELTA: Final = b"\x08"  # + count: a change of the state, on top of the stored o
 RUN: Final = b"\x0a"  # + the message's number: Run
 SIGNAL: Final = b"\x0b"  # + name + NUL + number: Signal
 
+WRITTEN_BY: Final = b"\x0c"  # WrittenBy
+
 ITEM: Final = b"\x81"  # + channel name + NUL + offset: ChannelItem
 KEYED: Final = b"\x82"  # + idempotency key: Keyed
 PAIR: Final = b"\x83"  # + address of a sender: the number of its last message that was accepted
@@ -138,6 +140,13 @@ class Signal(msgspec.Struct, array_like=True):
 
     value: bytes
     at: float
+
+
+class WrittenBy(msgspec.Struct, array_like=True):
+    """Whose commits these are."""
+
+    version: str
+    """Of the silo's code, as its operator gave it."""
 
 
 class Reminder(msgspec.Struct, array_like=True):

@@ -17,6 +17,7 @@ from actors.address import is_address, listed, parse_address
 from actors.agenda import Agenda
 from actors.builtin import CLOSE, PUBLISH
 from actors.calls import AcceptedCall, AnswerCall, Call, ForwardedCall, QuestionCall, StreamCall
+from actors.code_version import check as check_version
 from actors.context import check_may, current_turn, gathering_turn
 from actors.durable import Write
 from actors.durations import seconds
@@ -35,6 +36,7 @@ from actors.handler import HandlerSpec
 from actors.idleness import Idleness
 from actors.limit import Limits
 from actors.migration import MOVE, MOVED, Migration
+from actors.older_code import Abstention
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
 from actors.publishing import check_public
@@ -67,7 +69,7 @@ class Runtime:
     """Hosts activations, routes calls and correlates their answers, over the ports that it is given.
 
     A runtime without actor types and ``hosting=False`` is a client: it leaves the finding of owners to the silo that
-    its transport is connected to.
+    its transport is connected to. ``version`` is that of the actors' code; see ``actors.code_version``.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Runtime:
         clock: Clock,
         settings: Settings | None = None,
         hosting: bool = True,
+        version: str = "",
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.directory = directory
@@ -88,6 +91,7 @@ class Runtime:
         self.clock = clock
         self.settings = settings or Settings()
         self.hosting = hosting
+        self.version = check_version(version)
         self.types = actor_types(actors)
         self.activations: dict[str, Activation] = {}
         self.local = LocalCaller(self)
@@ -102,6 +106,7 @@ class Runtime:
         self._idleness = Idleness(self.loop)
         self.limits = Limits(self.loop)
         self.requests = Requests(self.settings)
+        self.abstention = Abstention(self)
         self._agenda = Agenda(self)
         self._ties = Ties(self)
         self._router = Router(self)
@@ -525,6 +530,10 @@ class Runtime:
         if not self.may_act():
             raise ClusterUnavailable(f"{address}: {self.directory.silo} has lost its lease")
         incarnation = self.directory.silo
+        if not self.migration.expects(address):
+            lives_on = await self.abstention.check(address)
+            if lives_on is not None:
+                return lives_on
         arrival = await self.migration.arrival(address)
         if arrival is None:
             route = await self.directory.claim(address)

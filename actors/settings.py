@@ -29,5 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a client whose link is gone has to ask again before what it tied to itself is interrupted."""
     interrupt_patience: float = 10.0
     """After how long a turn that was interrupted and goes on is reported."""
+    allow_downgrade: bool = False
+    """Whether older code takes actors that newer code has written also where that loses something."""
     max_adoptions: int = 3
     """How often a message is started again whose silo was lost while it ran, before it is parked."""

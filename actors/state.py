@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -79,6 +80,15 @@ class StateCodec:
                 "untouched. Make the class read the old data (a new field needs a default), or delete the actor"
             ) from error
 
+    def unknown_fields(self, stored: bytes, address: str) -> list[str]:
+        """The names of stored fields and items that would be gone if the state were stored again by this class.
+
+        Raises ``StateUnreadable``.
+        """
+        again = self.encode(self.decode(stored, address), address)
+        before, after = msgspec.msgpack.decode(stored[1:]), msgspec.msgpack.decode(again[1:])
+        return [f"the field {path}" for path in _missing(before, after, "state")]
+
     @staticmethod
     def _culprit(state: object) -> str:
         kind = type(state)
@@ -90,3 +100,19 @@ class StateCodec:
             except Exception:
                 return f".{name}"
         return ""
+
+
+def _missing(before: object, after: object, path: str) -> Iterator[str]:
+    """Where something is in the one value and not in the other."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name, value in before.items():
+            if name in after:
+                yield from _missing(value, after[name], f"{path}.{name}")
+            else:
+                yield f"{path}.{name}"
+    elif isinstance(before, list) and isinstance(after, list):
+        for number, value in enumerate(before):
+            if number < len(after):
+                yield from _missing(value, after[number], f"{path}[{number}]")
+            else:
+                yield f"{path}[{number}]"

@@ -70,7 +70,7 @@ def start(
     name: Annotated[str | None, typer.Option(help="Name, unique in the cluster.", envvar="SILO_NAME")] = None,
     label: Annotated[list[str] | None, typer.Option(help="name=value, for placement.", envvar="SILO_LABEL")] = None,
     cluster: Cluster = "default",
-    version: Annotated[str, typer.Option(help="Version of your code.", envvar="SILO_VERSION")] = "",
+    version: Annotated[str, typer.Option(help="Version of your code; it rises.", envvar="SILO_VERSION")] = "",
     token: Token = None,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -96,6 +96,9 @@ def start(
     rebalance: Annotated[
         bool, typer.Option(help="Move idle actors to silos that have far fewer.", envvar="SILO_REBALANCE")
     ] = True,
+    allow_downgrade: Annotated[
+        bool, typer.Option(help="Take over what newer code wrote, also with a loss.", envvar="SILO_ALLOW_DOWNGRADE")
+    ] = False,
     call_timeout: Annotated[
         float, typer.Option(help="Default seconds that calls wait.", envvar="SILO_CALL_TIMEOUT", min=0.001)
     ] = 300.0,
@@ -137,7 +140,7 @@ def start(
             lease_ttl=lease_ttl,
             drain_limit=drain_limit,
             rebalance=rebalance,
-            settings=Settings(call_timeout=call_timeout, max_payload=max_payload),
+            settings=Settings(call_timeout=call_timeout, max_payload=max_payload, allow_downgrade=allow_downgrade),
             gateway=gateway,
         )
 

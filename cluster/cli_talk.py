@@ -18,6 +18,9 @@ from cluster.exit_status import ExitStatus, complain
 
 Address = Annotated[str, typer.Argument(help="Address, e.g. session-42.", metavar="ADDR")]
 
+_SILENT_RELEASE = "0.1.0"
+"""The one whose members do not say which they are."""
+
 
 @connected
 def ps(*, as_json: AsJson = False) -> Main:
@@ -46,8 +49,11 @@ def ps(*, as_json: AsJson = False) -> Main:
                 str(member.load),
                 listed(member.types).replace(", ", ","),
             )
-            rows.append((*row, labels or "-", status, running))
-        print_table(("NAME", "GRPC", "HTTP", "ACTORS", "TYPES", "LABELS", "STATUS", "LONGEST TURN"), rows)
+            rows.append(
+                (*row, labels or "-", member.version or "-", member.release or _SILENT_RELEASE, status, running)
+            )
+        header = ("NAME", "GRPC", "HTTP", "ACTORS", "TYPES", "LABELS", "VERSION", "RELEASE", "STATUS", "LONGEST TURN")
+        print_table(header, rows)
 
     return main
 

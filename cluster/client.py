@@ -51,6 +51,9 @@ class _ClientDirectory:
     def members(self, type_name: str = "") -> Sequence[str]:
         return []
 
+    def newer(self, type_name: str) -> Sequence[str]:
+        return []
+
     async def changed(self) -> None:
         await self._never.wait()
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from actors.errors import ClusterUnavailable
 from actors.ports import Fenced, Route, Store
 from cluster.etcd import Compare, EtcdClient, EtcdError, KeyValue, Op, RangeResult, TxnResult
+from cluster.formats import ETCD
 from cluster.keys import Keys
 from cluster.member import hosts
 from cluster.membership import Membership, unavailable
-from cluster.placement import Placement
+from cluster.placement import Placement, newer
 
 log = logging.getLogger("cluster.directory")
 
@@ -28,6 +29,10 @@ ERA_BITS = 40  # revisions below an era: at 10,000 writes a second enough for 3 
 
 class StoreMismatch(Exception):
     """This silo's store is not the cluster's."""
+
+
+class NewerFormat(Exception):
+    """A newer release has written what the cluster has in etcd, in a format that this one does not know."""
 
 
 class _Write(NamedTuple):
@@ -81,6 +86,10 @@ class EtcdDirectory:
     def members(self, type_name: str = "") -> Sequence[str]:
         """Those whose record was there when last heard of."""
         return hosts(self._membership.view.members, type_name)
+
+    def newer(self, type_name: str) -> Sequence[str]:
+        """See ``cluster.placement.newer``."""
+        return newer(self.silo, type_name, self._membership.view.members)
 
     async def changed(self) -> None:
         """See ``Membership.changed``."""
@@ -157,8 +166,9 @@ class EtcdDirectory:
     async def adopt(self) -> None:
         """Make sure that this silo's store is the cluster's, and that epochs rise above all it has seen.
 
-        Raises ``StoreMismatch`` or ``EtcdError``.
+        Raises ``NewerFormat``, ``StoreMismatch`` or ``EtcdError``.
         """
+        await self._check_format()
         own = self._store.id.encode()
         result = await self._etcd.txn(
             [Compare.absent(self._keys.store)], [Op.put(self._keys.store, own)], [Op.get(self._keys.store)]
@@ -171,6 +181,16 @@ class EtcdDirectory:
                 "(a SQLite file serves one host, memory: one process)"
             )
         await self._enter_era(atleast=await self._store.raise_era(0))
+
+    async def _check_format(self) -> None:
+        key = self._keys.format
+        result = await self._etcd.txn([Compare.absent(key)], [Op.put(key, b"%d" % ETCD)], [Op.get(key)])
+        entry = None if result.succeeded else _only_entry(result)
+        if entry is not None and int(entry.value) > ETCD:
+            raise NewerFormat(
+                f"{self._keys.root} in etcd was written by a newer release (format {entry.value.decode()}, this "
+                f"release knows {ETCD}); nothing was changed. Upgrade this silo, or give it another --cluster"
+            )
 
     async def _enter_era(self, *, atleast: int) -> None:
         """Take over the directory's era, raising it first if it is lower. An era that etcd forgot is passed by."""

@@ -12,6 +12,7 @@ class Keys:
         self.actors = f"{self.root}actors/"
         self.era = f"{self.root}era"
         self.store = f"{self.root}store"
+        self.format = f"{self.root}format"
 
     def silo(self, silo: str) -> str:
         """The record of a member, under its lease."""

@@ -21,7 +21,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     http: str | None = None
     labels: dict[str, str] = {}
     version: str = ""
-    """Of its code, as its operator says."""
+    """Of its code, as its operator says; see ``actors.code_version``."""
+    release: str = ""
+    """Of agentsilo; "" is 0.1.0, which does not say."""
+    formats: dict[str, int] = {}
+    """The newest version of each format that it understands: of the links, of etcd, of its store."""
     load: int = 0
     """How many activations it has."""
     draining: bool = False

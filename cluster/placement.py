@@ -6,15 +6,22 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 
 from actors.address import listed
+from actors.code_version import order
 from actors.errors import ClusterUnavailable, UnknownActorType
 from cluster.member import Member
+
+_LABELS = "labels:"
 
 PlacementFunction = Callable[[str, list[Member]], str]
 """A user's own placement: gets the address and the candidates, returns the ``silo`` id of one of them."""
 
 
 class Placement:
-    """Chooses silos. Counts what it placed since a silo last reported its load, so that bursts spread too."""
+    """Chooses silos. Counts what it placed since a silo last reported its load, so that bursts spread too.
+
+    Of those that host the type and fit its labels only the newest, by the version of their code, are candidates: for
+    every strategy, so that while old and new run side by side what begins anew begins on the new ones.
+    """
 
     def __init__(self, silo: str, *, seed: int | None = None) -> None:
         self.silo = silo
@@ -45,7 +52,12 @@ class Placement:
                 "no other silo that hosts {!r} takes activations" if but else "every silo that hosts {!r} is draining"
             )
             raise ClusterUnavailable(f"{address}: {others.format(type_name)}")
-        chosen = self._by_strategy(hosting[0].types[type_name], type_name, address, candidates)
+        strategy = _strategy(type_name, candidates)
+        candidates = _newest(_fitting(strategy, candidates))
+        if not candidates:
+            wanted = strategy.removeprefix(_LABELS)
+            raise ClusterUnavailable(f"{address}: no silo has the labels {wanted!r} that its placement asks for")
+        chosen = self._by_strategy(strategy, type_name, address, candidates)
         self._placed[chosen] += 1
         return chosen
 
@@ -66,8 +78,6 @@ class Placement:
             return max(candidates, key=lambda member: _weight(address, member.name)).silo
         if strategy == "random":
             return self._random.choice(candidates).silo
-        if strategy.startswith("labels:"):
-            candidates = _with_labels(address, strategy.removeprefix("labels:"), candidates)
         return self._least_loaded(candidates)
 
     def _least_loaded(self, candidates: list[Member]) -> str:
@@ -76,12 +86,36 @@ class Placement:
         return min(two, key=lambda member: (member.load + self._placed[member.silo], self._random.random())).silo
 
 
-def _with_labels(address: str, wanted: str, candidates: list[Member]) -> list[Member]:
-    pairs = [pair.partition("=")[::2] for pair in wanted.split(",")]
-    fitting = [m for m in candidates if all(m.labels.get(name.strip()) == value.strip() for name, value in pairs)]
-    if not fitting:
-        raise ClusterUnavailable(f"{address}: no silo has the labels {wanted!r} that its placement asks for")
-    return fitting
+def newer(silo: str, type_name: str, members: Mapping[str, Member]) -> list[str]:
+    """The ids, sorted, of those members that new activations of the type go to rather than to this older one."""
+    own = members.get(silo)
+    if own is None or len(members) == 1:
+        return []
+    able = [member for member in members.values() if type_name in member.types and not member.draining]
+    mine = order(own.version)
+    if not any(order(member.version) > mine for member in able):
+        return []
+    fitting = _fitting(_strategy(type_name, able), able)
+    return sorted(member.silo for member in fitting if order(member.version) > mine)
+
+
+def _strategy(type_name: str, candidates: list[Member]) -> str:
+    """The placement of a type, as the newest code has it."""
+    return max(candidates, key=lambda member: (order(member.version), member.types[type_name])).types[type_name]
+
+
+def _fitting(strategy: str, candidates: list[Member]) -> list[Member]:
+    if not strategy.startswith(_LABELS):
+        return candidates
+    pairs = [pair.partition("=")[::2] for pair in strategy.removeprefix(_LABELS).split(",")]
+    return [m for m in candidates if all(m.labels.get(name.strip()) == value.strip() for name, value in pairs)]
+
+
+def _newest(candidates: list[Member]) -> list[Member]:
+    if len({member.version for member in candidates}) < 2:
+        return candidates
+    newest = max(order(member.version) for member in candidates)
+    return [member for member in candidates if order(member.version) == newest]
 
 
 def _weight(address: str, name: str) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from actors.ports import StoreUnavailable
-from cluster.directory import StoreMismatch
+from cluster.directory import NewerFormat, StoreMismatch
 from cluster.etcd import EtcdError
 from cluster.exit_status import ExitStatus, complain
 from cluster.membership import NameTaken
@@ -62,7 +62,7 @@ async def serve(make_silo: Callable[[], Silo]) -> int:
     stopping.cancel()
     try:
         await starting
-    except (ValueError, UnusableStore) as error:
+    except (ValueError, UnusableStore, NewerFormat) as error:
         return complain(error, ExitStatus.USAGE)
     except (EtcdError, StoreUnavailable) as error:
         return complain(error, ExitStatus.UNAVAILABLE)

@@ -8,7 +8,7 @@ import msgspec
 from actors.errors import ClusterUnavailable
 from actors.ports import Fenced, Route
 from cluster.member import Member, hosts
-from cluster.placement import Placement
+from cluster.placement import Placement, newer
 
 
 class SharedTable:
@@ -83,6 +83,10 @@ class SharedDirectory:
     def members(self, type_name: str = "") -> Sequence[str]:
         """Those that are there now."""
         return hosts(self._table.members, type_name)
+
+    def newer(self, type_name: str) -> Sequence[str]:
+        """See ``cluster.placement.newer``."""
+        return newer(self.silo, type_name, self._table.members)
 
     async def changed(self) -> None:
         """Return at the next change of membership."""

@@ -16,16 +16,19 @@ from starlette.routing import Route
 from actors import codec
 from actors.actor import Actor
 from actors.alone import LonelyDirectory, NoTransport
+from actors.code_version import check as check_version
 from actors.envelope import Query, Reply
 from actors.errors import Rejected
 from actors.ports import Directory, Store
 from actors.ref import Caller, close_caller, current_caller, open_caller
+from actors.release import RELEASE
 from actors.runtime import Runtime, actor_types
 from actors.settings import Settings
 from actors.watchdog import BLOCKED, LoopWatch
 from cluster.clock import SystemClock
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError, EtcdUnavailable, Tls
+from cluster.formats import FORMATS
 from cluster.gateway import BUILTIN, Gateway, GatewayOptions, check_types
 from cluster.gateway.app import PREFIX
 from cluster.gateway.health import Condition, health_routes
@@ -65,6 +68,7 @@ class Silo:
     that differs. ``http``: ``host:port`` for health checks and the gateway, None for none; ``gateway``: its settings,
     by default those of the environment. ``rebalance``: whether idle actors may move to silos that have far fewer.
     ``lease_ttl``: seconds after which a silent silo's actors may be taken over.
+    ``version``: of the actors' code; it rises with each change of that, see docs/upgrading.md.
 
     As a context manager it starts, makes ``actor_ref`` work in the block, and stops.
     """
@@ -123,7 +127,7 @@ class Silo:
         self._advertise = advertise
         self._http_listen = http
         self._labels = dict(labels or {})
-        self._version = version
+        self._version = check_version(version)
         self._keys = Keys(cluster)
         self._cluster = cluster
         self._credentials = credentials or Credentials()
@@ -187,8 +191,8 @@ class Silo:
         """Join the cluster and begin to take messages.
 
         Raises ``ValueError`` for settings that make no sense, ``OSError`` if an address cannot be used,
-        ``EtcdUnavailable`` after ``etcd_timeout`` seconds of trying, ``NameTaken``, ``StoreMismatch`` or a store's own
-        errors. What was begun is undone.
+        ``EtcdUnavailable`` after ``etcd_timeout`` seconds of trying, ``NameTaken``, ``StoreMismatch``, ``NewerFormat``
+        or a store's own errors. What was begun is undone.
         """
         try:
             await self._start()
@@ -260,6 +264,7 @@ class Silo:
             store=store,
             clock=SystemClock(),
             settings=self._settings,
+            version=self._version,
         )
         limit = min(BLOCKED, self._lease_ttl / 2)  # well before the others take over
         self._loop_watch = LoopWatch(asyncio.get_running_loop(), self.name, limit=limit)
@@ -340,6 +345,8 @@ class Silo:
             types={name: _placement_name(t.options.placement) for name, t in self.runtime.types.items()},
             labels=self._labels,
             version=self._version,
+            release=RELEASE,
+            formats=dict(FORMATS),
             load=len(self.runtime.activations),
         )
 

@@ -20,6 +20,7 @@ class TestCluster:
 
     Inside ``async with TestCluster(actors=[Session], silos=3) as cluster`` references work as in any client. All silos
     share one store: memory, or ``store`` (a URL). ``kill`` ends a silo as a crash would, with the lease over at once.
+    ``version`` is that of the actors' code: with ``add(actors=..., version=...)`` an upgrade can be tested.
     """
 
     __test__ = False  # pytest would take it for a class of tests
@@ -31,6 +32,7 @@ class TestCluster:
         silos: int = 1,
         store: str = "memory:",
         settings: Settings | None = None,
+        version: str = "",
     ) -> None:
         if silos < 1:
             raise ValueError(f"a cluster needs at least one silo, not {silos}")
@@ -38,6 +40,7 @@ class TestCluster:
         self._count = silos
         self._store = store
         self._settings = settings
+        self._version = version
         self._table = SharedTable()
         self._memory = MemoryData()
         self._client: Client | None = None
@@ -61,9 +64,18 @@ class TestCluster:
             await self._client.__aexit__(kind, error, trace)
         await self._stop()
 
-    async def add(self) -> Silo:
-        """Start one more silo."""
-        silo = _TestSilo(self, self._actors, name=f"n{len(self.silos) + 1}", store=self._store, settings=self._settings)
+    async def add(self, *, actors: Iterable[type[Actor]] | None = None, version: str | None = None) -> Silo:
+        """Start one more silo, with other actors, or another version of their code, if that is given."""
+        hosted = self._actors if actors is None else list(actors)
+        name = f"n{len(self.silos) + 1}"
+        silo = _TestSilo(
+            self,
+            hosted,
+            name=name,
+            store=self._store,
+            settings=self._settings,
+            version=self._version if version is None else version,
+        )
         await silo.start()
         self.silos.append(silo)
         if self._client is not None:
@@ -103,9 +115,16 @@ class TestCluster:
 
 class _TestSilo(Silo):
     def __init__(
-        self, cluster: TestCluster, actors: list[type[Actor]], *, name: str, store: str, settings: Settings | None
+        self,
+        cluster: TestCluster,
+        actors: list[type[Actor]],
+        *,
+        name: str,
+        store: str,
+        settings: Settings | None,
+        version: str,
     ) -> None:
-        super().__init__(actors, name=name, store=store, settings=settings)
+        super().__init__(actors, name=name, store=store, settings=settings, version=version)
         self._of = cluster
 
     async def _start(self) -> None:

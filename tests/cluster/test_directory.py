@@ -9,8 +9,9 @@ import pytest
 
 from actors.errors import ClusterUnavailable
 from actors.ports import Commit, Fenced
-from cluster.directory import ERA_BITS, EtcdDirectory, StoreMismatch
-from cluster.etcd import EtcdServer
+from cluster.directory import ERA_BITS, EtcdDirectory, NewerFormat, StoreMismatch
+from cluster.etcd import EtcdServer, Op
+from cluster.formats import FORMATS
 from cluster.store import MemoryStore
 from tests.cluster.processes import freeze
 from tests.conformance.directory.adapters import EtcdHouse, knows
@@ -134,6 +135,21 @@ async def test_a_release_between_read_and_write_is_noticed(shared: EtcdHouse) ->
             await n2.release("session-1", found.epoch)
         else:
             assert found == owned
+
+
+# -- formats -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_newer_release_has_in_etcd_is_refused_and_left_as_it_is(shared: EtcdHouse) -> None:
+    n1 = await shared.join("n1")
+    etcd = await shared.client()
+    (entry,) = (await etcd.get(shared.keys.format)).kvs
+    assert int(entry.value) == FORMATS["etcd"]
+    await etcd.txn([], [Op.put(shared.keys.format, b"%d" % (FORMATS["etcd"] + 1))])
+    before = await etcd.get(shared.keys.root, prefix=True)
+    with pytest.raises(NewerFormat, match=r"written by a newer release .* Upgrade this silo"):
+        await n1.adopt()
+    assert (await etcd.get(shared.keys.root, prefix=True)).kvs == before.kvs
 
 
 # -- one store ---------------------------------------------------------------------------------------------------------

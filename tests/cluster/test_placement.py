@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from actors.errors import ClusterUnavailable, UnknownActorType
 from cluster.member import Member
-from cluster.placement import Placement
+from cluster.placement import Placement, newer
 
 
 def member(name: str, *, strategy: str = "balanced", **fields: object) -> Member:
@@ -191,3 +192,87 @@ def test_a_callable_that_raises_refuses_the_call_with_the_reason() -> None:
     ) as error:
         placement.choose("session-1", members("n1"))
     assert isinstance(error.value.__cause__, KeyError)
+
+
+# -- versions of the code ----------------------------------------------------------------------------------------------
+
+
+def versions(strategy: str = "balanced", **of: str) -> dict[str, Member]:
+    return {f"{name}.1": member(name, strategy=strategy, version=version) for name, version in of.items()}
+
+
+@pytest.mark.parametrize("strategy", ["balanced", "local", "hash", "random"])
+def test_only_the_newest_code_gets_new_activations(strategy: str) -> None:
+    among = versions(strategy, n1="1.9", n2="1.10", n3="1.10", n4="")
+    chosen = spread(Placement("n1.1", seed=1), among, count=200)
+    assert set(chosen) == {"n2.1", "n3.1"}, "n1, which chooses, is older: local or not"
+
+
+def test_local_is_local_among_the_newest() -> None:
+    among = versions("local", n1="1", n2="2", n3="2")
+    assert set(spread(Placement("n3.1"), among, count=50)) == {"n3.1"}
+
+
+def test_hash_is_the_same_for_all_who_choose_while_old_and_new_run_side_by_side() -> None:
+    among = versions("hash", n1="1", n2="2", n3="2", n4="2")
+    for number in range(50):
+        assert len({Placement(silo).choose(f"session-{number}", among) for silo in among}) == 1
+
+
+def test_labels_come_before_versions() -> None:
+    """A new silo without the GPU cannot run what asks for one, however new it is."""
+    among = versions("labels:gpu=1", n1="1", n2="1", n3="2")
+    among = {silo: msgspec.structs.replace(found, labels={"gpu": "1"}) for silo, found in among.items()}
+    among["n3.1"] = msgspec.structs.replace(among["n3.1"], labels={})
+    assert set(spread(Placement("n3.1", seed=1), among, count=50)) == {"n1.1", "n2.1"}
+    assert newer("n1.1", "session", among) == []
+    among["n3.1"] = msgspec.structs.replace(among["n3.1"], labels={"gpu": "1"})
+    assert set(spread(Placement("n1.1", seed=1), among, count=50)) == {"n3.1"}
+    assert newer("n1.1", "session", among) == ["n3.1"]
+
+
+def test_a_callable_gets_the_newest() -> None:
+    placement, seen = Placement("n1.1"), []
+
+    def first(address: str, candidates: list[Member]) -> str:
+        seen.append([candidate.name for candidate in candidates])
+        return candidates[0].silo
+
+    placement.functions["session"] = first
+    assert placement.choose("session-1", versions(n1="1", n2="2", n3="2")) == "n2.1"
+    assert seen == [["n2", "n3"]]
+
+
+def test_new_silos_that_drain_leave_it_to_the_old() -> None:
+    among = versions(n1="1") | {"n2.1": member("n2", version="2", draining=True)}
+    assert Placement("n2.1").choose("session-1", among) == "n1.1"
+    assert newer("n1.1", "session", among) == []
+
+
+def test_a_type_goes_to_those_that_host_it_however_old_or_new_they_are() -> None:
+    among = versions(n1="1", n2="2")
+    among["n1.1"] = msgspec.structs.replace(among["n1.1"], types={"gone": "balanced"})
+    assert Placement("n1.1").choose("gone-1", among) == "n1.1", "the new code has it no more"
+    assert Placement("n1.1").choose("session-1", among) == "n2.1", "only the new code has it"
+    assert newer("n1.1", "gone", among) == []
+
+
+def test_the_newest_code_says_how_its_type_is_placed() -> None:
+    among = versions("local", n1="1") | versions("labels:gpu=1", n2="2", n3="2")
+    among["n3.1"] = msgspec.structs.replace(among["n3.1"], labels={"gpu": "1"})
+    assert set(spread(Placement("n1.1"), among, count=20)) == {"n3.1"}
+
+
+def test_versions_that_are_as_good_as_equal_are_spread_over_as_ever() -> None:
+    among = versions(n1="1.2", n2="1.2.0", n3="v1.2")
+    assert set(spread(Placement("n1.1", seed=1), among, count=100)) == set(among)
+    assert newer("n1.1", "session", among) == []
+
+
+def test_who_is_newer() -> None:
+    among = versions(n1="1", n2="2", n3="3", n4="")
+    assert newer("n1.1", "session", among) == ["n2.1", "n3.1"]
+    assert newer("n3.1", "session", among) == []
+    assert newer("n4.1", "session", among) == ["n1.1", "n2.1", "n3.1"]
+    assert newer("n1.1", "story", among) == []
+    assert newer("n9.1", "session", among) == [], "who is no member claims nothing"

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors import (
@@ -14,6 +15,7 @@ from actors import (
     IdempotencyKeyReused,
     MailboxFull,
     MessageParked,
+    StateUnreadable,
     actor_ref,
     codec,
     handler,
@@ -85,6 +87,49 @@ def envelope(name: str, *args: object, mode: Mode = Mode.ASK, id: int = 1, **mor
     payload = codec.encode_arguments("test", args, {}, lambda *_: False)
     more.setdefault("message_id", f"m{id}")
     return Request(id, "keeper-1", name, payload, mode, 5.0, **more)
+
+
+# -- what is stored ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (records.MESSAGE + bytes(16), b"\x92\x63\x01"),
+        (records.OUTBOX + bytes(16), b"\x91\x01"),
+        (records.CHANNEL + b"output", b"\xa1x"),
+    ],
+)
+async def test_a_record_that_only_a_newer_release_can_read_is_named_and_left_untouched(
+    start: Start, store: ScriptedStore, kind: bytes, value: bytes
+) -> None:
+    await store.open("keeper-1", 1)
+    await store.commit(Commit(address="keeper-1", epoch=1, put={kind: value}))
+    start(Keeper, store=store)
+    with pytest.raises(StateUnreadable, match=f"keeper-1: the stored record {kind.hex()} cannot be read by release"):
+        await soon(actor_ref("keeper-1").ask("x"))
+    assert rows(store, "keeper-1", kind) == {kind: value}
+
+
+async def test_records_of_kinds_that_are_not_known_are_passed_over_and_kept(start: Start, store: ScriptedStore) -> None:
+    await store.open("keeper-1", 1)
+    await store.commit(Commit(address="keeper-1", epoch=1, put={b"\x7f": b"of a newer release"}))
+    start(Keeper, store=store)
+    assert await soon(actor_ref("keeper-1").ask("x")) == 1
+    assert rows(store, "keeper-1", b"\x7f") == {b"\x7f": b"of a newer release"}
+
+
+async def test_fields_that_a_newer_release_has_added_to_a_record_are_passed_over(
+    start: Start, store: ScriptedStore
+) -> None:
+    await store.open("keeper-1", 1)
+    message = msgspec.msgpack.decode(records.encode(Pending(envelope("", "from before", mode=Mode.SEND))))
+    message[1].append("a field of the request")
+    put = {records.MESSAGE + bytes(16): records.encode([*message, "and of its row"])}
+    await store.commit(Commit(address="keeper-1", epoch=1, put=put))
+    start(Keeper, store=store)
+    assert await soon(actor_ref("keeper-1").ask("x")) == 2
+    assert store.state_of("keeper-1") == {"seen": ["from before", "x"]}
 
 
 # -- the inbox ------------------------------------------------------------------------------------------------------

@@ -380,3 +380,51 @@ def test_a_format_byte_precedes_everything_stored() -> None:
     state = StateCodec("Owner", Data)
     assert state.fresh[:1] == FORMAT
     assert state.decode(state.encode(Data(3, ["a"]), "x-1"), "x-1") == Data(3, ["a"])
+
+
+# -- what another class would drop -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Leaf:
+    name: str = ""
+
+
+@dataclass
+class Tree:
+    leaves: list[Leaf] = field(default_factory=list)
+    by_name: dict[str, Leaf] = field(default_factory=dict)
+    tags: set[str] = field(default_factory=set)
+    friend: ActorRef | None = None
+
+
+@dataclass
+class GreenLeaf:
+    name: str = ""
+    green: bool = True
+
+
+@dataclass
+class GreenTree:
+    leaves: list[GreenLeaf] = field(default_factory=list)
+    by_name: dict[str, GreenLeaf] = field(default_factory=dict)
+    tags: set[str] = field(default_factory=set)
+    friend: ActorRef | None = None
+    height: int = 0
+
+
+def test_fields_that_a_class_does_not_know_are_found_wherever_they_are() -> None:
+    tree = GreenTree([GreenLeaf("a"), GreenLeaf("b")], {"c": GreenLeaf("c")}, {"x", "y"}, actor_ref("counter-1"), 3)
+    stored = StateCodec("Owner", GreenTree).encode(tree, "tree-1")
+    assert StateCodec("Owner", Tree).unknown_fields(stored, "tree-1") == [
+        "the field state.leaves[0].green",
+        "the field state.leaves[1].green",
+        "the field state.by_name.c.green",
+        "the field state.height",
+    ]
+    assert StateCodec("Owner", GreenTree).unknown_fields(stored, "tree-1") == []
+
+
+def test_a_class_with_more_fields_drops_none() -> None:
+    stored = StateCodec("Owner", Tree).encode(Tree([Leaf("a")], {"c": Leaf("c")}, {"x", "y"}), "tree-1")
+    assert StateCodec("Owner", GreenTree).unknown_fields(stored, "tree-1") == []
