@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from actors import arriving, failure, leaving, older_code
 from actors.builtin import OWN
 from actors.context import current_turn
-from actors.durable import Durable
+from actors.durable import Durable, Write
 from actors.envelope import Request
 from actors.errors import ClusterUnavailable
 from actors.luggage import Luggage, put_back_attributes, put_back_timers, unpack
 from actors.older_code import LeftToNewer
-from actors.ports import Fenced, Opened, StoreUnavailable
+from actors.ports import Commit, Fenced, Opened, StoreUnavailable
 from actors.records import Pending
 from actors.status import Status
 from actors.turn import NOBODY, Lifecycle, Turn
@@ -77,7 +77,7 @@ async def activate(activation: "Activation") -> None:
     except (StoreUnavailable, Fenced) as error:
         fail_activation(activation, ClusterUnavailable(f"{activation.address}: its state could not be loaded: {error}"))
     except LeftToNewer as error:
-        _leave_to_newer(activation, error)
+        await _leave_to_newer(activation, error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -150,14 +150,14 @@ def _recovered(activation: "Activation", request: Request) -> Turn:
     return turn
 
 
-def _leave_to_newer(activation: "Activation", error: LeftToNewer) -> None:
-    """Give the address up: what waits goes to whichever silo may have it."""
+async def _leave_to_newer(activation: "Activation", error: LeftToNewer) -> None:
+    """Give the address up: what waits goes to whichever silo may have it, and so does what is due there."""
     if activation.gone:
         return
     activation.runtime.abstention.note(activation.address, error)
     activation.status = Status.CLOSING
     activation._failing = True
-    activation.runtime.revisit(activation.address)
+    await activation.write(Write(Commit(address=activation.address, epoch=activation.epoch, asleep=True), []))
     activation.runtime.spawn(leaving.leave(activation, taken_over=True))
 
 

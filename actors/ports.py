@@ -63,7 +63,7 @@ class Directory(Protocol):
         ...
 
     def members(self, type_name: str = "") -> Sequence[str]:
-        """The live members, sorted; of a type: those that host it and are not draining."""
+        """The live members, sorted; of a type: those with the newest code that host it and are not draining."""
         ...
 
     def newer(self, type_name: str) -> Sequence[str]:

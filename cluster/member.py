@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from actors.code_version import order
+
 log = logging.getLogger("cluster.membership")
 
 
@@ -53,10 +55,19 @@ def readable(records: Mapping[str, bytes]) -> Iterator[Member]:
 
 
 def hosts(members: Mapping[str, Member], type_name: str) -> list[str]:
-    """The ids of the members, sorted; of a type: of those that host it and are not draining."""
-    return sorted(
-        silo for silo, member in members.items() if not type_name or (type_name in member.types and not member.draining)
-    )
+    """The ids of the members, sorted; of a type: of those that host it, are not draining, and have the newest code."""
+    if not type_name:
+        return sorted(members)
+    able = [member for member in members.values() if type_name in member.types and not member.draining]
+    return sorted(member.silo for member in newest(able))
+
+
+def newest(members: list[Member]) -> list[Member]:
+    """Those with the newest code."""
+    if len({member.version for member in members}) < 2:
+        return members
+    latest = max(order(member.version) for member in members)
+    return [member for member in members if order(member.version) == latest]
 
 
 _decoder = msgspec.json.Decoder(Member)

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from actors.address import listed
 from actors.code_version import order
 from actors.errors import ClusterUnavailable, UnknownActorType
-from cluster.member import Member
+from cluster.member import Member, newest
 
 _LABELS = "labels:"
 
@@ -53,7 +53,7 @@ class Placement:
             )
             raise ClusterUnavailable(f"{address}: {others.format(type_name)}")
         strategy = _strategy(type_name, candidates)
-        candidates = _newest(_fitting(strategy, candidates))
+        candidates = newest(_fitting(strategy, candidates))
         if not candidates:
             wanted = strategy.removeprefix(_LABELS)
             raise ClusterUnavailable(f"{address}: no silo has the labels {wanted!r} that its placement asks for")
@@ -109,13 +109,6 @@ def _fitting(strategy: str, candidates: list[Member]) -> list[Member]:
         return candidates
     pairs = [pair.partition("=")[::2] for pair in strategy.removeprefix(_LABELS).split(",")]
     return [m for m in candidates if all(m.labels.get(name.strip()) == value.strip() for name, value in pairs)]
-
-
-def _newest(candidates: list[Member]) -> list[Member]:
-    if len({member.version for member in candidates}) < 2:
-        return candidates
-    newest = max(order(member.version) for member in candidates)
-    return [member for member in candidates if order(member.version) == newest]
 
 
 def _weight(address: str, name: str) -> bytes:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,7 @@ from actors.records import WRITTEN_BY
 from actors.release import RELEASE
 from actors.settings import Settings
 from cluster.testing import TestCluster
-from tests.cluster.processes import Processes
+from tests.cluster.processes import ROOT, Processes
 from tests.cluster.waiting import eventually
 
 OLD, NEW = 0, 1
@@ -56,17 +58,12 @@ class Book(Actor, type="book"):
         self.deactivate()
 
     @handler
-    async def hold(self, name: str) -> str:
-        await self.wait_for(name)
-        return "1"
+    async def plan(self, name: str) -> str:
+        return f"no plan for {name}"
 
     @handler
     async def stay(self, name: str) -> str:
-        """Run until the test says so."""
-        running[name] = asyncio.Event()
-        begun[name].set()
-        await running[name].wait()
-        return "1"
+        return await stay(name)
 
 
 @dataclass
@@ -108,6 +105,18 @@ class NewBook(Book, type="book"):
         made: str = await self.step("plan", _plan)
         await self.wait_for(name)
         return made
+
+    @handler
+    async def stay_longer(self, name: str) -> str:
+        return await stay(name)
+
+
+async def stay(name: str) -> str:
+    """Run until the test says so."""
+    running[name] = asyncio.Event()
+    begun[name].set()
+    await running[name].wait()
+    return name
 
 
 async def _plan() -> str:
@@ -172,6 +181,11 @@ async def stored_version(cluster: TestCluster, address: str) -> bytes | None:
     store = await cluster.open_store()
     rows = await store.read(address, WRITTEN_BY, WRITTEN_BY + b"\0", limit=1)
     return rows[0][1] if rows else None
+
+
+def why_left(cluster: TestCluster, address: str) -> str:
+    """Why the old silo does not take the address."""
+    return cluster.silos[OLD].runtime.abstention._why[address][1]
 
 
 # -- where actors begin ------------------------------------------------------------------------------------------------
@@ -241,7 +255,7 @@ async def test_it_waits_for_the_running_turn_and_order_is_kept() -> None:
         )
         assert not any(call.done() for call in calls)
         running["order"].set()
-        assert await staying == "1"
+        assert await staying == "order"
         assert await asyncio.gather(*calls) == [1, ["anna"], 2]
 
 
@@ -331,9 +345,35 @@ async def test_a_turn_that_newer_code_has_begun_is_not_parked_by_older_code() ->
         await cluster.kill(NEW)
         abstention = cluster.silos[OLD].runtime.abstention
         await eventually("the old silo leaves it alone", lambda: "book-1" in abstention._why)
+        assert "does not know the steps of a turn that has begun" in why_left(cluster, "book-1")
         await cluster.add(actors=V2, version="2")
         await book.signal("go", None)
         assert await planning == "a plan"
+
+
+async def test_what_was_accepted_goes_on_by_itself_when_newer_code_comes_back() -> None:
+    """Nobody calls: the old silo had opened the actor, and must not keep others from seeing to it."""
+    async with side_by_side() as cluster:
+        book = actor_ref("book-1")
+        begun["accepted"] = asyncio.Event()
+        await book.stay_longer.send("accepted")
+        await begun["accepted"].wait()
+        await book.add.send("after it")
+        await cluster.kill(NEW)
+        await eventually("the old silo leaves it alone", lambda: "book-1" in cluster.silos[OLD].runtime.abstention._why)
+        assert "does not know the handler 'stay_longer' of a waiting message" in why_left(cluster, "book-1")
+        begun["accepted"].clear()
+        store = await cluster.open_store()
+        assert await store.state("book-1") is None
+        await cluster.add(actors=V2, version="2")
+        async with asyncio.timeout(15):
+            await begun["accepted"].wait()
+        running["accepted"].set()
+
+        async def is_done() -> bool:
+            return b"after it" in (await store.state("book-1") or b"")
+
+        await eventually("the message behind it has run", is_done)
 
 
 async def test_a_state_that_older_code_cannot_read_at_all_waits_too() -> None:
@@ -398,3 +438,12 @@ async def test_a_version_that_makes_none_is_refused_at_the_start(processes: Proc
     ended = await processes.silo("n1", env={"SILO_VERSION": " 2"}).ended()
     assert ended.status == 2
     assert "the version of the code ' 2' must be one line" in ended.err
+
+
+async def test_the_example_of_the_documentation_runs(processes: Processes, tmp_path: Path) -> None:
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs/upgrading.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "upgrade_example.py").write_text(example)
+    ended = await processes.start(module="upgrade_example", cwd=tmp_path).ended(within=40)
+    assert (ended.status, ended.out) == (0, "1\n2\n3\n"), ended.err
