@@ -89,7 +89,7 @@ class Placement:
 def newer(silo: str, type_name: str, members: Mapping[str, Member]) -> list[str]:
     """The ids, sorted, of those members that new activations of the type go to rather than to this older one."""
     own = members.get(silo)
-    if own is None or len(members) == 1:
+    if own is None or all(member.version == own.version for member in members.values()):
         return []
     able = [member for member in members.values() if type_name in member.types and not member.draining]
     mine = order(own.version)
@@ -101,6 +101,8 @@ def newer(silo: str, type_name: str, members: Mapping[str, Member]) -> list[str]
 
 def _strategy(type_name: str, candidates: list[Member]) -> str:
     """The placement of a type, as the newest code has it."""
+    if len({member.types[type_name] for member in candidates}) == 1:
+        return candidates[0].types[type_name]
     return max(candidates, key=lambda member: (order(member.version), member.types[type_name])).types[type_name]
 
 

@@ -132,6 +132,19 @@ async def test_fields_that_a_newer_release_has_added_to_a_record_are_passed_over
     assert store.state_of("keeper-1") == {"seen": ["from before", "x"]}
 
 
+async def test_a_message_from_outside_that_another_version_took_runs_public_handlers_only(
+    start: Start, store: ScriptedStore
+) -> None:
+    """The silo that took it may not have known the handler, and so not whether it is public."""
+    await store.open("keeper-1", 1)
+    taken = Pending(envelope("forward", "keeper-2", "x", mode=Mode.SEND, outside=True))
+    await store.commit(Commit(address="keeper-1", epoch=1, put={records.MESSAGE + bytes(16): records.encode(taken)}))
+    start(Keeper, store=store)
+    await soon(actor_ref("keeper-1").ask("x"))
+    (parked,) = rows(store, "keeper-1", records.PARKED).values()
+    assert "cannot be called from outside" in msgspec.msgpack.decode(parked, type=records.Parked).reason
+
+
 # -- the inbox ------------------------------------------------------------------------------------------------------
 
 
