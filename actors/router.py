@@ -180,6 +180,8 @@ class Router:
                 route = await runtime.own(address)
             elif runtime.hosting:
                 route = await self._ask(await runtime.transport.connect(target), address)
+                if route.silo == runtime.directory.silo:  # by an entry that was left: it is claimed, or given up
+                    route = await runtime.own(address)
             else:
                 route = Route(target, 0)
             if route.silo != runtime.directory.silo:

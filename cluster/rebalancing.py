@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final
 
-from cluster.member import Member
+from cluster.member import Member, hosts
 from cluster.placement import Placement
 
 TOLERATED: Final = 1.2
@@ -66,7 +66,8 @@ class Rebalancer:
                 if silo != own.silo:
                     yield address, silo
             elif strategy == "balanced" and type_name not in self._placement.functions:
-                silo = next((silo for silo, left in room.items() if left and type_name in members[silo].types), "")
+                able = hosts(members, type_name)  # with the newest code: nothing goes back to an older one
+                silo = next((silo for silo, left in room.items() if left and silo in able), "")
                 if silo:
                     room[silo] -= 1
                     yield address, silo

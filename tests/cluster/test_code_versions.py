@@ -18,6 +18,7 @@ from actors import (
     actor_ref,
     handler,
 )
+from actors.ports import Route
 from actors.records import WRITTEN_BY
 from actors.release import RELEASE
 from actors.settings import Settings
@@ -220,6 +221,24 @@ async def test_an_old_silo_claims_nothing_that_newer_ones_host() -> None:
             await cluster.silos[OLD].runtime.own("book-1")
         assert cluster.where("book-1") is None
         assert (await cluster.silos[NEW].runtime.own("book-1")).silo.startswith("n2.")
+
+
+async def test_an_entry_that_an_old_silo_has_left_behind_leads_nobody_astray() -> None:
+    async with side_by_side() as cluster:
+        old = cluster.silos[OLD].runtime.directory.silo
+        cluster.table.owners["book-1"] = Route(old, cluster.table.next_revision())
+        assert await actor_ref("book-1").version() == "2"
+        assert cluster.where("book-1") == NEW
+
+
+async def test_an_old_silo_tells_who_asks_it_where_an_actor_lives() -> None:
+    async with TestCluster(V1, version="1", silos=2) as cluster:
+        book = actor_ref("book-1")
+        await book.add("x")
+        owner = cluster.table.owners["book-1"]
+        await cluster.add(actors=V2, version="2")
+        other = cluster.silos[1 - (cluster.where("book-1") or 0)]
+        assert (await other.runtime.own("book-1")).silo == owner.silo
 
 
 # -- handlers that only the new code has -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from cluster.member import Member
 from cluster.placement import Placement
@@ -98,3 +99,12 @@ def test_silos_that_decide_for_themselves_settle_and_overshoot_nobody(loads: lis
         assert round_number < 400, "it never settles"
         if not moved and max(silos.values()) <= mean * 1.2 + SLACK:
             break
+
+
+@pytest.mark.parametrize("strategy", ["balanced", "hash"])
+def test_nothing_goes_to_a_silo_with_older_code(strategy: str) -> None:
+    new = structs.replace(member("n1", 200, s=strategy), version="2")
+    old = structs.replace(member("n2", 0, s=strategy), version="1")
+    assert Rebalancer(Placement("n1.1")).plan(addresses(200), 200, view(new, old)) == []
+    moves = Rebalancer(Placement("n2.1")).plan(addresses(200), 200, view(new, structs.replace(old, load=200)))
+    assert {silo for _, silo in moves} <= {"n1.1"}
