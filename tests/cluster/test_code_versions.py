@@ -448,7 +448,7 @@ async def test_ps_tells_the_version_of_the_code_and_the_release(processes: Proce
     silo = processes.silo("n1", env={"SILO_VERSION": "2024.7"})
     grpc = (await silo.ready())[0]["grpc"]
     listed = await processes.run("ps", "--connect", grpc)
-    header, row = (line.split() for line in listed.out.splitlines())
+    header, row = (re.split(r"  +", line.strip()) for line in listed.out.splitlines())
     told = dict(zip(header, row, strict=True))
     assert (told["VERSION"], told["RELEASE"], told["STATUS"]) == ("2024.7", RELEASE, "up")
 
