@@ -14,9 +14,11 @@ VERSION: Final = 2
 sent over links of that version (``Link.version``) only. So that both may be upgraded one by one, a release speaks all
 versions that the release before it spoke.
 
-1: release 0.1.0. An envelope of an unknown kind ends the link.
-2: such an envelope is answered (see ``actors.envelope``).
+1: release 0.1.0. An envelope of an unknown kind ends the link, and so does Bye, whatever waits for an answer.
+2: such an envelope is answered (see ``actors.envelope``), and so is Bye.
 """
+GOODBYE: Final = 2
+"""The version from which on a link outlives its first Bye."""
 OLDEST_VERSION: Final = 1
 
 KIB: Final = 1024

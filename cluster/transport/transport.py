@@ -161,7 +161,7 @@ class GrpcTransport:
         """Tell clients to go elsewhere with what they begin from now on, and take no new ones. Answers go on."""
         self._retired = True
         for link in self._open:
-            if not link.peer_is_silo:
+            if not link.peer_is_silo and link.version >= frame.GOODBYE:
                 link.leave()
 
     async def close(self) -> None:
