@@ -18,6 +18,7 @@ log = logging.getLogger("actors")
 _LATE = 8  # entries may be over a limit of age or bytes by this part of it, before they are looked at
 _LEAST_LATE = 1.0  # seconds
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 0.05, 3600.0  # the wall clock may be set meanwhile
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0  # after which what the store refused is tried again
 _PAGE = 64
 
 
@@ -72,16 +73,19 @@ SYSTEM: Final = Retention(items=1000)
 class Trimmer:
     """Removes what is too much or too old from the channels of one activation, in commits of its own.
 
-    It looks when a limit may have been passed by an eighth, so that it costs little and wakes nobody often.
+    It looks when a limit may have been passed by an eighth, so that it costs little and wakes nobody often. While the
+    store is away it tries again after growing pauses.
     """
 
-    __slots__ = ("_activation", "_keep", "_tasks", "_timer")
+    __slots__ = ("_activation", "_failed", "_keep", "_pause", "_tasks", "_timer")
 
     def __init__(self, activation: "Activation", keep: Retention) -> None:
         self._activation = activation
         self._keep = keep
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._failed: set[str] = set()  # channels that could not be trimmed
+        self._pause = 0.0
 
     def _channels(self) -> list[ChannelLog]:
         channels = self._activation.durable_side.channels or {}
@@ -124,18 +128,20 @@ class Trimmer:
             self._wait()
 
     def _wait(self) -> None:
-        due = self.next_due()
-        if due is not None:
-            runtime = self._activation.runtime
+        due, runtime = self.next_due(), self._activation.runtime
+        if self._failed:
+            self._timer = runtime.loop.call_later(self._pause, self._fire)
+        elif due is not None:
             delay = min(max(due - runtime.clock.time(), _SHORTEST_SLEEP), _LONGEST_SLEEP)
             self._timer = runtime.loop.call_later(delay, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
         now = self._activation.runtime.clock.time()
+        failed, self._failed = self._failed, set()
         for channel in self._channels():
             due = self._due(channel)
-            if due is not None and due <= now:
+            if channel.name in failed or (due is not None and due <= now):
                 self._look(channel)
         if not self._tasks:  # else it goes on when these have ended
             self._wait()
@@ -150,8 +156,17 @@ class Trimmer:
             while await self._trim(channel):
                 pass
         except Exception as error:
-            log.warning("%s/%s could not be trimmed: %s", self._activation.address, channel.name, error)
-            channel.trimmed_at = -self._keep.bytes if self._keep.bytes is not None else 0  # the next entry tries again
+            self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+            log.warning(
+                "%s/%s could not be trimmed, again in %g s: %s",
+                self._activation.address,
+                channel.name,
+                self._pause,
+                error,
+            )
+            self._failed.add(channel.name)
+        else:
+            self._pause = 0.0
         del self._tasks[channel.name]
         if not self._tasks and self._timer is None:
             self._wait()

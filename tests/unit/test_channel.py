@@ -254,8 +254,32 @@ async def test_a_trimming_commit_that_fails_is_made_up_for(
     await settle()
     assert len(items_of(store, "heavy-1")) == 100
     monkeypatch.setattr(store, "read", reading)
-    await soon(actor_ref("heavy-1").tell("y"))
-    await until(lambda: len(items_of(store, "heavy-1")) == 11, "it is trimmed")
+    await until(lambda: len(items_of(store, "heavy-1")) == 10, "it is trimmed, though nobody publishes any more")
+
+
+@pytest.mark.parametrize("keep", [{"bytes": 1000}, {"age": 5.0}])
+async def test_trimming_waits_longer_and_longer_for_a_store_that_is_away(
+    loop_time: LoopTime, start: Start, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, keep: dict[str, Any]
+) -> None:
+    class Heavy(Wire, channel_retention=keep, idle_timeout=7200):
+        pass
+
+    start(Heavy, store=store, clock=Wall(loop_time))
+    reading, tries = store.read, 0
+
+    async def fail(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "read", fail)
+    await soon(actor_ref("heavy-1").tell(*["x" * 100] * 100))
+    for _ in range(600):
+        await loop_time.jump(1.0)
+    assert 5 < tries < 25  # in ten minutes
+    monkeypatch.setattr(store, "read", reading)
+    await loop_time.jump(61.0)
+    await until(lambda: len(items_of(store, "heavy-1")) < 11, "it is trimmed")
 
 
 async def test_what_is_too_old_goes_also_while_the_actor_sleeps(
