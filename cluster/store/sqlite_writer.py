@@ -32,6 +32,7 @@ from cluster.store.statistics import StoreStatistics
 _LARGEST_GROUP: Final = 512
 _LARGEST_GROUP_BYTES: Final = 16 * 1024 * 1024
 _EXIT_PATIENCE_SECONDS: Final = 5.0
+_LEAST_PATIENCE_SECONDS: Final = 0.1  # for the file to be free, also of what has waited for long already
 
 _Result: TypeAlias = Answer | Exception
 
@@ -40,6 +41,7 @@ class _Job(msgspec.Struct, frozen=True):
     operation: Operation
     size: int
     answer: asyncio.Future[Answer]
+    submitted: float
 
 
 class _Reported(msgspec.Struct, frozen=True):
@@ -71,6 +73,8 @@ class SqliteWriter:
         self._lock: FileLock | None = None
         self._connection: sqlite3.Connection | None = None
         self._id = ""
+        self._file: tuple[int, int] | None = None
+        self._patient_until = 0.0
         self._refused: set[str] = set()
         self._stopping = False
         self.opened: asyncio.Future[str] = self._loop.create_future()
@@ -87,7 +91,7 @@ class SqliteWriter:
             raise RuntimeError(f"{self.path}: a store belongs to the event loop in which it was opened")
         size = check(operation)
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._enqueue(_Job(operation, size, answer))
+        self._enqueue(_Job(operation, size, answer, time.monotonic()))
         return answer
 
     def _enqueue(self, item: "_Job | _Reported") -> None:
@@ -161,14 +165,29 @@ class SqliteWriter:
             connection.close()
             raise UnusableStore(f"{self.path}: the file was replaced by another store while it was in use; restart")
         self._id = found
+        self._file = self._file_now()
         self._connection = connection
         return connection
 
     def _reconnect(self) -> sqlite3.Connection:
-        if not self.path.exists():
-            raise UnusableStore(f"{self.path}: the file was removed while it was in use; restart with a store")
+        self._file_now()
         refuse_foreign(self.path)
         return self._connect()
+
+    def _file_now(self) -> tuple[int, int]:
+        """Which file has the store's name. Raises ``UnusableStore`` if none has."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise UnusableStore(
+                f"{self.path}: the file was removed while it was in use; restart with a store"
+            ) from error
+        return found.st_dev, found.st_ino
+
+    def _check_file(self) -> None:
+        """Raise ``UnusableStore`` if what is written would be in a file that nobody finds again."""
+        if self._file_now() != self._file:
+            raise UnusableStore(f"{self.path}: another file was put in its place while it was in use; restart")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -207,6 +226,8 @@ class SqliteWriter:
         return True
 
     def _write(self, group: list[_Job]) -> None:
+        # From when the first was called: behind a group that waited in vain others have waited just as long.
+        self._patient_until = max(group[0].submitted + self._busy_timeout, time.monotonic() + _LEAST_PATIENCE_SECONDS)
         try:
             outcomes = self._transact([job.operation for job in group])
         except (sqlite3.OperationalError, UnusableStore) as error:
@@ -229,11 +250,11 @@ class SqliteWriter:
 
     def _transact(self, operations: list[Operation]) -> list[Outcome]:
         connection = self._connection or self._reconnect()
-        deadline = time.monotonic() + self._busy_timeout
         try:
             # Immediate: only one process at a time gets past this, so the fences that follow see the last word.
-            when_free(lambda: connection.execute("BEGIN IMMEDIATE"), deadline=deadline)
+            when_free(lambda: connection.execute("BEGIN IMMEDIATE"), deadline=self._patient_until)
             outcomes = apply(connection, operations)
+            self._check_file()
             connection.execute("COMMIT")
         except BaseException as error:
             # Closing rolls back. A connection that met an I/O error is not worth reasoning about; a new one is cheap.

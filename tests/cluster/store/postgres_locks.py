@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-_WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @asynccontextmanager
@@ -16,7 +16,7 @@ async def holding(url: str, statement: str) -> AsyncIterator[Callable[[], Awaita
     holder, onlooker = await asyncpg.connect(url), await asyncpg.connect(url)
 
     async def somebody_waits() -> None:
-        while not await onlooker.fetch(_WAITING):  # noqa: ASYNC110 - the server tells nobody
+        while not await onlooker.fetch(WAITING):  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0)
 
     try:

@@ -4,11 +4,13 @@ import asyncio
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Literal
 
+import asyncpg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from actors.ports import Commit, Opened, StoreUnavailable
 from cluster.store import PostgresStore, UnusableStore
-from tests.cluster.store.postgres_locks import holding
+from tests.cluster.store.postgres_locks import WAITING, holding
 from tests.cluster.store.postgres_proxy import Cut, proxy
 from tests.conformance.store.postgres_server import PostgresServer
 
@@ -346,3 +348,28 @@ async def test_encryption_as_sslmode_says(server: PostgresServer, url: str, tmp_
         certificate(tmp_path / "other")
         with pytest.raises(UnusableStore, match="no TLS connection as sslmode asks for"):
             await PostgresStore.open_url(f"{front}?sslmode=verify-full&sslrootcert={tmp_path}/other/ca.pem")
+
+
+async def test_a_deadlock_with_somebody_else_is_got_over(server: PostgresServer, url: str) -> None:
+    server.execute("ALTER DATABASE " + url.rpartition("/")[2] + " SET deadlock_timeout = '50ms'", "SELECT 1")
+    store = await PostgresStore.open_url(url)
+    await asyncio.gather(store.open("session-1", 1), store.open("session-2", 1))
+    lock = "SELECT FROM agentsilo.actors WHERE address = '{}' FOR UPDATE"
+    somebody = await asyncpg.connect(url)
+    onlooker = await asyncpg.connect(url)
+    transaction = somebody.transaction()
+    await transaction.start()
+    await somebody.execute(lock.format("session-2"))
+    both = [Commit(address=f"session-{number}", epoch=1, state=b"new") for number in (1, 2)]
+    commits = asyncio.gather(*(store.commit(commit) for commit in both))
+    while not await onlooker.fetch(WAITING):  # noqa: ASYNC110 - the server tells nobody
+        await asyncio.sleep(0)
+    with suppress(asyncpg.DeadlockDetectedError):  # one of the two is told, whoever that is
+        await somebody.execute(lock.format("session-1"))
+    await transaction.rollback()
+    await commits
+    assert [await store.state(f"session-{number}") for number in (1, 2)] == [b"new", b"new"]
+    for connection in (somebody, onlooker):
+        await connection.close()
+    await store.close()
+    assert "deadlock detected" in "".join(server._log)

@@ -255,3 +255,26 @@ async def test_a_file_that_vanished_is_not_silently_made_anew(path: Path) -> Non
     with pytest.raises(StoreUnavailable, match="replaced by another store"):
         await store.state("session-1")
     await store.close()
+
+
+async def test_nothing_is_acknowledged_that_goes_to_a_file_without_a_name(path: Path, tmp_path: Path) -> None:
+    store = await SqliteStore.open_file(path)
+    await store.open("session-1", 1)
+    await store.commit(Commit(address="session-1", epoch=1, state=b"before"))
+    away = tmp_path / "away"
+    away.mkdir()
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        file.rename(away / file.name)
+    with pytest.raises(StoreUnavailable, match="the file was removed while it was in use"):
+        await store.commit(Commit(address="session-1", epoch=1, state=b"lost"))
+    for file in away.iterdir():
+        file.rename(tmp_path / file.name)
+    assert await store.open("session-1", 1) == Opened(b"before")  # nothing of what was refused took effect
+    await store.commit(Commit(address="session-1", epoch=1, state=b"after"))
+    remove(path)
+    await open_and_close(path)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"another file was put in its place|replaced by another store"):
+            await store.commit(Commit(address="session-1", epoch=1, state=b"lost"))
+        await asyncio.sleep(0)  # what is called in the same step counts as called before the report
+    await store.close()

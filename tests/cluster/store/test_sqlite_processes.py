@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from actors.ports import Commit, Opened, StoreUnavailable
 from cluster.store import SqliteStore, StoreInUse
+from cluster.store.operations import Operation, Outcome
 from tests.cluster.store.processes import python, run_python
 
 HOLD_THE_WRITE_LOCK = """
@@ -209,3 +211,27 @@ def test_the_loser_of_a_race_is_told(path: Path) -> None:
         said = run_python(claim, path)
     assert said.startswith("refused: ")
     assert said.count("\n") == 1
+
+
+async def test_who_has_waited_behind_others_is_refused_with_them(path: Path) -> None:
+    store = await SqliteStore.open_file(path, busy_timeout=1.0)
+    await asyncio.gather(store.open("session-1", 1), store.open("session-2", 1))
+    patience: list[float] = []
+    transact = store._writer._transact
+
+    def watched(operations: list[Operation]) -> list[Outcome]:
+        patience.append(store._writer._patient_until - time.monotonic())
+        return transact(operations)
+
+    store._writer._transact = watched  # type: ignore[method-assign]
+    with python(HOLD_THE_WRITE_LOCK, path) as other:
+        assert other.heard() == "held"
+        first = asyncio.create_task(store.commit(Commit(address="session-1", epoch=1)))
+        while not patience:  # noqa: ASYNC110 - the writer's thread tells nobody
+            await asyncio.sleep(0)
+        behind = asyncio.create_task(store.commit(Commit(address="session-2", epoch=1)))
+        outcomes = await asyncio.gather(first, behind, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 2
+        assert len(patience) == 2
+        assert patience[1] < 0.5 < patience[0]
+    await store.close()

@@ -143,6 +143,12 @@ class PostgresServer:
         """Let them go on."""
         self._signal(signal.SIGCONT)
 
+    def limit_files(self, size: int | None) -> None:
+        """Let its processes make no file larger than that, as on a disk without space; None: as large as they like."""
+        limit = f"--fsize={'unlimited' if size is None else size}:unlimited"
+        for pid in self.pids():  # only who runs as the same user may do that
+            subprocess.run([*_dies_with_parent(), "prlimit", f"--pid={pid}", limit], check=True, cwd="/")
+
     def _signal(self, number: signal.Signals) -> None:
         for pid in self.pids():
             try:
