@@ -59,7 +59,7 @@ def _begin(activation: "Activation") -> None:
     if activation._closing_for is None:
         for turn in activation._mailbox.take_beside():
             activation._run_beside(turn)
-    activation._next()
+    activation.start_waiting()
 
 
 async def activate(activation: "Activation") -> None:

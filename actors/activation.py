@@ -21,22 +21,21 @@ from actors.errors import (
     Rejected,
     Timeout,
 )
-from actors.handler import HandlerSpec, Lane
+from actors.handler import Lane
 from actors.mailbox import Mailbox
 from actors.ports import Commit
 from actors.reminders import Due
+from actors.shares import may_take
 from actors.status import Status
 from actors.timer import Timer
 from actors.turn import NOBODY, Turn
 from actors.view import View
 
 if TYPE_CHECKING:
-    from actors.ports import Link
+    from actors.guest import Guest
     from actors.runtime import LocalCaller, Runtime
 
 log = logging.getLogger("actors")
-
-AT_ONCE = 16  # turns started in one go: a long queue of short turns must not hold up the loop
 
 
 class Activation:
@@ -78,7 +77,7 @@ class Activation:
         self.idle_slot = 0.0
         self._turn: Turn | None = None
         self._beside: dict[Turn, None] | None = None  # in order of arrival
-        self._mailbox = Mailbox(actor_type.options.max_queue, runtime.settings.max_mailbox_bytes)
+        self._mailbox = self.new_mailbox()
         self._arrivals: Mailbox | None = None  # messages of which it is not known yet whether they are new
         self._arriving = False
         self._carried = carried
@@ -104,9 +103,14 @@ class Activation:
                 self._mailbox.put(turn.again(self), beyond_limit=True)
             self._carried = ()
         elif arrivals:
-            self._arrivals = Mailbox(actor_type.options.max_queue, runtime.settings.max_mailbox_bytes)
+            self._arrivals = self.new_mailbox()
             for turn in arrivals:
                 self._arrivals.put(turn.again(self), beyond_limit=True)
+
+    def new_mailbox(self) -> Mailbox:
+        """An empty mailbox with the limits of the actor's class and of its silo."""
+        settings = self.runtime.settings
+        return Mailbox(self.type.options.max_queue, settings.max_mailbox_bytes, self.runtime.waiting)
 
     @property
     def gone(self) -> bool:
@@ -154,7 +158,7 @@ class Activation:
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
-    def accept(self, request: Request, origin: "Link | LocalCaller") -> None:
+    def accept(self, request: Request, origin: "Guest | LocalCaller") -> None:
         """Take a request: run it, queue it, or refuse it."""
         spec = self.type.handlers.get(request.handler)
         unknown = spec is None and arriving.may_be_for_newer(self, request)
@@ -170,6 +174,13 @@ class Activation:
             return
         if self._failure is not None:
             origin.send(self._failed_to_activate(request.id))
+            return
+        if (
+            self._turn is not None
+            and spec.lane is Lane.TURN
+            and not spec.builtin
+            and self._refuse_early(request, origin)
+        ):
             return
         now = self.runtime.loop.time()
         self.last_used = now
@@ -194,8 +205,33 @@ class Activation:
         elif durable.inbox.enter(turn):
             self._enter(turn)
 
-    def _runs_beside(self, spec: HandlerSpec) -> bool:
-        return spec.lane is not Lane.TURN and self._turn is not None
+    def _refuse_early(self, request: Request, origin: "Guest | LocalCaller") -> bool:
+        """Refuse a message that is certainly new if there is no room for it, at little cost; whether that was so."""
+        if request.attempt or request.key or request.number or request.chain or self.status is not Status.ACTIVE:
+            return False
+        refusal = self._mailbox.refusal(request.caller, len(request.payload), self.address)
+        if refusal is None:
+            return False
+        if self.durable is not None:
+            self.durable.inbox.acknowledged(request.done)
+        origin.send(failure.refusal(request.id, refusal))
+        return True
+
+    def _may_start(self, turn: Turn) -> bool:
+        """Whether a turn that has just come may run now."""
+        if self.status is not Status.ACTIVE or self._closing_for is not None or self._turn is not None:
+            return False
+        if self._committing is not None or self._mailbox or turn.waits_for_row:
+            return False
+        return self.last_used <= self.runtime.run_queue.until
+
+    def _has_room_beside(self, caller: str) -> bool:
+        running = self._beside or ()
+        limit = self.type.options.max_queue
+        left = limit - len(running)
+        if may_take(len(running), left, limit):
+            return True
+        return left > 0 and may_take(sum(turn.request.caller == caller for turn in running), left, limit)
 
     @property
     def _takes(self) -> bool:
@@ -213,15 +249,15 @@ class Activation:
             self.request_deactivation("newer code")
         free = self.status is Status.ACTIVE and self._closing_for is None
         if spec.lane is not Lane.TURN and (free or self._turn is not None):
-            beside = len(self._beside or ())
-            if beside >= self.type.options.max_queue and not spec.builtin:
-                turn.refuse(MailboxFull(f"{self.address}: {beside} read-only and control calls run already"))
+            if not (spec.builtin or self._has_room_beside(request.caller)):
+                running = f"{len(self._beside or ())} read-only and control calls run already"
+                turn.refuse(MailboxFull(f"{self.address}: {running}; call less or later, or raise max_queue"))
                 return
             self._admit(turn)
             self._run_beside(turn)
         elif request.chain and arriving.is_waiting_for(self, request):
             turn.refuse(arriving.cycle(self, request))
-        elif free and self._turn is None and self._committing is None and not self._mailbox and not turn.waits_for_row:
+        elif self._may_start(turn):
             if spec.suspends or spec.streams or self.durable is None:  # else its own commit is soon enough
                 self._admit(turn)
             self._turn = turn
@@ -234,6 +270,8 @@ class Activation:
                 turn.refuse(error)
             else:
                 self._admit(turn, durably=busy.meet(self, turn))
+                if self._turn is None and self._committing is None and not turn.waits_for_row:
+                    self._schedule_next()  # there was no time to start it at once
 
     def _admit(self, turn: Turn, *, durably: bool = False) -> None:
         """A message is taken: ``durably`` for what it has done already, or where that was promised."""
@@ -273,8 +311,8 @@ class Activation:
         self._beside[turn] = None
         turn.start()
 
-    def _next(self) -> None:
-        """Start what waits, oldest first, until something runs; close when nothing does and that was asked for."""
+    def start_waiting(self) -> None:
+        """Start the next turn, if one may start; close when nothing runs and that was asked for."""
         self._scheduled = False
         if self.status is not Status.ACTIVE or self._committing is not None:
             return
@@ -283,16 +321,13 @@ class Activation:
             if self._turn is None and not self._beside and not (self.durable is not None and self.durable.writes):
                 self._close()
             return  # what waits is for the next activation
-        for _ in range(AT_ONCE):
-            if self._turn is not None or not self._mailbox or self._committing is not None:
-                return
-            if not self.runtime.may_act():
-                self.runtime.stop_acting()
-                return
-            if self._mailbox.first().waits_for_row:
-                return
+        if self._turn is not None or not self._mailbox:
+            return
+        if not self.runtime.may_act():
+            self.runtime.stop_acting()
+        elif not self._mailbox.first().waits_for_row:
             self._start(self._mailbox.take())
-        self._schedule_next()
+            self.look_for_work()  # unless it runs on, the next one may be started soon
 
     def _start(self, turn: Turn) -> None:
         if turn.spec.lane is not Lane.TURN:
@@ -378,7 +413,7 @@ class Activation:
     def _schedule_next(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self.runtime.loop.call_soon(self._next)
+            self.runtime.run_queue.add(self)
 
     def look_for_work(self) -> None:
         """Something that waits may be startable now."""
@@ -617,7 +652,7 @@ class Activation:
             if self.durable is not None:
                 self.durable.end_readers()
             if self.status is Status.ACTIVE:
-                self._next()
+                self.start_waiting()
 
     def cut_off(self) -> None:
         """End what runs, whatever it does, so that the rest of the actor can go on elsewhere."""

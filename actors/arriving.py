@@ -8,7 +8,6 @@ from actors.builtin import REMINDER, TIMER
 from actors.envelope import Mode, Request
 from actors.errors import CallCycle, ClusterUnavailable, MailboxFull, NotAuthorized, UnknownHandler
 from actors.handler import HandlerSpec
-from actors.mailbox import Mailbox
 from actors.reminders import Due
 from actors.status import Status
 from actors.turn import LIFECYCLE, NOBODY, Turn
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def let_arrive(activation: "Activation", turn: Turn) -> None:
     """Keep a message, and what comes after it, until it is known whether it is new."""
     if activation._arrivals is None:
-        activation._arrivals = Mailbox(activation.type.options.max_queue, activation.runtime.settings.max_mailbox_bytes)
+        activation._arrivals = activation.new_mailbox()
     try:
         activation._arrivals.put(turn)
     except MailboxFull as error:

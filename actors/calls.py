@@ -9,8 +9,10 @@ from actors.envelope import Accepted, Credit, End, Envelope, Failure, Item, Mode
 from actors.errors import ActorError, Busy, ClusterUnavailable, ConnectionLost, MailboxFull, Timeout
 from actors.handler import HandlerSpec
 from actors.ports import Link
+from actors.shares import Shares
 
 if TYPE_CHECKING:
+    from actors.guest import Guest
     from actors.runtime import Runtime
 
 log = logging.getLogger("actors")
@@ -22,7 +24,7 @@ _OF_NOW = (Busy.__name__, ClusterUnavailable.__name__, MailboxFull.__name__)
 class Call:
     """One request under way. ``link`` is where it was sent, None while it waits for a route or runs on this silo."""
 
-    __slots__ = ("expires", "held_for", "link", "order", "request", "slot")
+    __slots__ = ("expires", "held_for", "link", "order", "request", "room", "slot")
 
     repeatable = False
     """Whether it may be sent again when nobody knows what became of it."""
@@ -34,6 +36,7 @@ class Call:
         self.held_for = ""  # why it could not be sent yet
         self.expires = float("inf")
         self.slot = 0.0
+        self.room: Shares | None = None  # where it counts until it has ended
 
     def on_envelope(self, envelope: Envelope, *, trusted: bool) -> bool:
         """Take what the other side says of the request. Returns whether that was the last of it."""
@@ -177,7 +180,7 @@ class ForwardedCall(Call):
 
     __slots__ = ("origin", "origin_id")
 
-    def __init__(self, request: Request, origin: Link, origin_id: int) -> None:
+    def __init__(self, request: Request, origin: "Guest", origin_id: int) -> None:
         super().__init__(request)
         self.origin = origin
         self.origin_id = origin_id

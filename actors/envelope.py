@@ -50,6 +50,12 @@ class Request(msgspec.Struct, array_like=True, tag=1):
     outside: bool = False  # on behalf of somebody outside of the cluster: public handlers only, values as JSON has them
     on_busy: str = ""  # what it does to a running turn; "": what the actor's class says
     cancel_with_caller: bool = False  # interrupt it when its caller gives up or is gone
+    client: str = ""  # which client it came from, if no actor sent it
+
+    @property
+    def caller(self) -> str:
+        """Who shares room fairly with others; the messages of one caller stay in order."""
+        return self.sender or self.client
 
 
 class Reply(msgspec.Struct, array_like=True, tag=2):

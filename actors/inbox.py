@@ -134,8 +134,7 @@ class Inbox:
     def enter(self, turn: "Turn", keyed: Keyed | None = None) -> bool:
         """Tell whether the message is new. If not, its sender gets, now or later, the answer that there is."""
         request = turn.request
-        for message_id in request.done:
-            self._forget(message_id)
+        self.acknowledged(request.done)
         known = self._turns.get(request.message_id)
         if known is None and request.key and self._keys:
             known = self._keys.get(request.key)
@@ -225,6 +224,11 @@ class Inbox:
             self._answered[turn.request.message_id] = turn.number, turn.kept_until
             if not turn.recorded:
                 self._forget(turn.request.message_id)
+
+    def acknowledged(self, message_ids: Iterable[str]) -> None:
+        """The sender of these messages has their answers."""
+        for message_id in message_ids:
+            self._forget(message_id)
 
     def _forget(self, message_id: str) -> None:
         """The sender has the answer and will not ask again."""

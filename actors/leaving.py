@@ -203,7 +203,7 @@ def cut_off(activation: "Activation") -> None:
         if turn.task is not None:
             turn.task.cancel()
         turn.refuse(lost)
-    activation._next()
+    activation.start_waiting()
 
 
 def vanish(activation: "Activation") -> None:

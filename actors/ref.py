@@ -74,6 +74,8 @@ class Caller(Protocol):
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("agentsilo_runtime", default=None)
+current_client: ContextVar[str] = ContextVar("agentsilo_client", default="")
+"""On whose behalf code outside of actors calls: clients share what room there is."""
 _open_callers: list[Caller] = []
 
 

@@ -10,7 +10,7 @@ from actors.context import current_turn, gathering_turn
 from actors.envelope import Mode, Request
 from actors.errors import PayloadTooLarge
 from actors.handler import HandlerSpec
-from actors.ref import ActorRef
+from actors.ref import ActorRef, current_client
 from actors.settings import Settings
 
 _NO_HEADERS: dict[str, str] = {}
@@ -62,6 +62,8 @@ class Requests:
             options.idempotency_key if options is not None else "",
             dict(options.headers) if options is not None and options.headers else _NO_HEADERS,
         )
+        if turn is None:
+            request.client = current_client.get()
         if options is not None and options.outside:
             request.outside, request.trusted, request.typed = True, False, False
         if options is not None and options.cancel_with_caller:

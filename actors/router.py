@@ -11,6 +11,7 @@ from actors.calls import Call
 from actors.envelope import Located, Resolve
 from actors.errors import ActorError, ClusterUnavailable, MailboxFull, OutcomeUnknown
 from actors.ports import Link, Route
+from actors.shares import Shares
 
 if TYPE_CHECKING:
     from actors.runtime import Runtime
@@ -57,7 +58,12 @@ class Router:
         self._runtime = runtime
         self._routes: dict[str, Route] = {}
         self._held: dict[str, _Held] = {}
-        self._held_bytes = 0
+        self._room = Shares(runtime.settings.max_held_bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much waits for owners to be found."""
+        return self._room.taken
 
     @property
     def routes(self) -> int:
@@ -93,7 +99,7 @@ class Router:
         address = call.request.address
         call.link = None
         self._routes.pop(address, None)
-        if self._held_bytes > self._runtime.settings.max_held_bytes:
+        if not self._room.has_room(call.request.caller):
             self._runtime.calls.end(call, MailboxFull(f"{address}: too much waits for owners to be found; try later"))
             return
         held = self._held.get(address)
@@ -102,7 +108,7 @@ class Router:
             self._runtime.spawn(self._resolve(address, held))
         if fence and fence != held.asking:
             held.fences[fence] = None
-        self._held_bytes += _weight(call)
+        self._room.take(call.request.caller, _weight(call))
         call.held_for = call.held_for or "its owner is being looked up"
         bisect.insort(held.calls, call, key=_by_order)
 
@@ -218,16 +224,20 @@ class Router:
         """Drop the calls that nobody waits for any more; whether any are left."""
         for call in [call for call in held.calls if call not in self._runtime.calls]:
             held.calls.remove(call)
-            self._held_bytes -= _weight(call)
+            self._give_back(call)
         return bool(held.calls)
 
     def _take(self, address: str, held: _Held) -> list[Call]:
         """Stop holding the address's calls."""
         if self._held.get(address) is held:
             del self._held[address]
-        self._held_bytes -= sum(map(_weight, held.calls))
         calls, held.calls = held.calls, []
+        for call in calls:
+            self._give_back(call)
         return calls
+
+    def _give_back(self, call: Call) -> None:
+        self._room.give_back(call.request.caller, _weight(call))
 
     async def learn(self, address: str, route: Route) -> None:
         """The address was found to live elsewhere: what waits here for its owner goes there now."""

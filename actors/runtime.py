@@ -28,13 +28,16 @@ from actors.errors import (
     ClusterUnavailable,
     ConnectionLost,
     Interrupted,
+    MailboxFull,
     Rejected,
     SerializationFailed,
     UnknownActorType,
 )
+from actors.guest import Guest, Room
 from actors.handler import HandlerSpec
 from actors.idleness import Idleness
 from actors.limit import Limits
+from actors.load import Load, load_of
 from actors.migration import MOVE, MOVED, Migration
 from actors.older_code import Abstention
 from actors.pending import PendingCalls
@@ -44,14 +47,16 @@ from actors.records import CLOSED, ChannelItem, Reminder
 from actors.ref import ActorRef, Receipt, current_caller
 from actors.requests import Requests
 from actors.router import Router
+from actors.run_queue import RunQueue
 from actors.settings import Settings
+from actors.shares import Shares
 from actors.ties import Ties
 from actors.turn import Lifecycle, Turn
 
 log = logging.getLogger("actors")
 
 _STOPPED = "its silo was stopped"
-LAST_MOVES = 2.0  # seconds for what was cut off to go elsewhere with its memory
+LAST_MOVES = 3.0  # seconds for what was cut off to be noted, or to go elsewhere with its memory
 
 
 class LocalCaller:
@@ -99,8 +104,16 @@ class Runtime:
         """What this runtime can tell about the cluster, by topic."""
         self.closed = False
         self.draining = False
+        self.room = Room(self.settings)
+        """For requests that come over links."""
+        self.own_room = Room(self.settings)
+        """For calls that this runtime makes."""
+        self.run_queue = RunQueue(self.loop)
+        self.waiting = Shares(self.settings.max_waiting_bytes)
+        """What all mailboxes hold."""
+        self._guests: dict[Link, Guest] = {}
         self.calls = PendingCalls(
-            self.loop, on_close=self._forget_forwarding, on_silence=lambda call: self.say(call, Leave(call.request.id))
+            self.loop, on_close=self._call_ended, on_silence=lambda call: self.say(call, Leave(call.request.id))
         )
         self._claims: dict[str, asyncio.Future[Route]] = {}
         self._idleness = Idleness(self.loop)
@@ -113,7 +126,7 @@ class Runtime:
         self.migration = Migration(self)
         # Once a silo was told NotHere, it is told so for every request until it asks again where the address is: else
         # one that comes when the actor has just been activated here would overtake those that are on their way back.
-        self._bounced: set[tuple[Link, str]] = set()
+        self._bounced: set[tuple[Guest, str]] = set()
         self._streams: dict[tuple[object, int], Turn | ForwardedCall] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._spare = 0
@@ -170,6 +183,7 @@ class Runtime:
         spec = self._spec(ref, handler)
         call = StreamCall(self.requests.make(ref, handler, args, kwargs, Mode.STREAM, spec), self, spec, raw=raw)
         self._check_caller()
+        self._check_room(call)
         self._start(call)
         try:
             while True:
@@ -273,6 +287,7 @@ class Runtime:
 
     async def _answer(self, call: AnswerCall) -> tuple[Envelope, bool]:
         self._check_caller()
+        self._check_room(call)
         self._start(call)
         if call.future.done():
             self._spare += 1
@@ -295,11 +310,26 @@ class Runtime:
             self.stop_acting()
             raise asyncio.CancelledError(f"{turn.address}: its silo has lost its lease")
 
-    def _start(self, call: Call) -> None:
+    def _start(self, call: AnswerCall | StreamCall) -> None:
         if self.closed:
             raise ClusterUnavailable(f"{call.request.address}: the runtime is closed")
         self.calls.begin(call, call.request.timeout)
         self._router.dispatch(call)
+
+    def _check_room(self, call: AnswerCall | StreamCall) -> None:
+        """Count a call of somebody's code, until it has ended. Raises ``MailboxFull`` or ``ClusterUnavailable``."""
+        request, room = call.request, self.own_room
+        if self.closed:
+            raise ClusterUnavailable(f"{request.address}: the runtime is closed")
+        share = room.streams if request.mode is Mode.STREAM else room.calls
+        if not share.has_room(request.caller) and not room.stops(request):
+            room.refused += 1
+            raise MailboxFull(
+                f"{request.address}: {share.taken:,} of at most {share.limit:,} calls or streams of this process are "
+                f"under way, shared by {share.callers:,} callers; call less or later, or raise max_calls or max_streams"
+            )
+        call.room = share
+        share.take(request.caller)
 
     def _spec(self, ref: ActorRef, handler: str) -> HandlerSpec | None:
         actor_type = self.types.get(ref.address.partition("-")[0])
@@ -332,8 +362,11 @@ class Runtime:
         link.send(question)
         return await future
 
-    def _forget_forwarding(self, call: Call) -> None:
-        if type(call) is ForwardedCall:
+    def _call_ended(self, call: Call) -> None:
+        if call.room is not None:
+            call.room.give_back(call.request.caller)
+            call.room = None
+        elif type(call) is ForwardedCall:
             self._streams.pop((call.origin, call.origin_id), None)
 
     def say(self, call: Call, envelope: Credit | Leave) -> None:
@@ -370,55 +403,68 @@ class Runtime:
                 if type(envelope) is Request:
                     link.send(NotHere(envelope.id))
             return
+        guest = self._guests.get(link)
+        if guest is None and not link.closed:
+            guest = self._guests[link] = Guest(link, self.room)
+        if guest is None:
+            return
+        self.run_queue.begin_slice()
         for envelope in envelopes:
             kind = type(envelope)
             try:
                 if kind is Request:
-                    self._on_request(link, envelope)  # type: ignore[arg-type]
+                    self._on_request(guest, envelope)  # type: ignore[arg-type]
                 elif kind is Resolve:
-                    self.spawn(self._on_resolve(link, envelope))  # type: ignore[arg-type]
+                    self.spawn(self._on_resolve(guest, envelope))  # type: ignore[arg-type]
                 elif kind is Query:
-                    self.spawn(self._on_query(link, envelope))  # type: ignore[arg-type]
+                    self.spawn(self._on_query(guest, envelope))  # type: ignore[arg-type]
                 elif kind is Credit or kind is Leave:
-                    self._on_stream_control(link, envelope)  # type: ignore[arg-type]
+                    self._on_stream_control(guest, envelope)  # type: ignore[arg-type]
                 else:
                     self.on_answer(envelope, link)
             except Exception:
                 log.exception("a %s from %s could not be handled", kind.__name__, link.peer)
+        self.run_queue.end_slice()
 
-    def _on_request(self, link: Link, request: Request) -> None:
-        if not link.trusted:
+    def _on_request(self, guest: Guest, request: Request) -> None:
+        if not guest.trusted:
             request.trusted = False
-        if not link.peer_is_silo:
-            self._ties.note(link, request)
+        if not (guest.peer_is_silo and request.caller):
+            request.client = guest.peer
+        refusal = guest.enter(request)
+        if refusal is not None:
+            guest.send(failure.refusal(request.id, refusal))
+            return
+        if not guest.peer_is_silo:
+            self._ties.note(guest, request)
         activation = self.activations.get(request.address)
         in_order = (
-            (link, request.address) not in self._bounced
-            if link.peer_is_silo
+            (guest, request.address) not in self._bounced
+            if guest.peer_is_silo
             else self._router.is_clear(request.address)
         )
         if activation is not None and in_order and self.may_act():
-            activation.accept(request, link)
-        elif link.peer_is_silo:
-            self._bounced.add((link, request.address))
-            link.send(NotHere(request.id))
+            activation.accept(request, guest)
+        elif guest.peer_is_silo:
+            self._bounced.add((guest, request.address))
+            guest.send(NotHere(request.id))
         elif not is_address(request.address):
-            link.send(failure.refusal(request.id, Rejected(f"malformed address {request.address!r}")))
+            guest.send(failure.refusal(request.id, Rejected(f"malformed address {request.address!r}")))
         else:
-            self._router.dispatch(self._begin_forwarding(request, link))
+            self._router.dispatch(self._begin_forwarding(request, guest))
 
-    def _begin_forwarding(self, request: Request, link: Link) -> ForwardedCall:
-        call = ForwardedCall(request, link, request.id)
+    def _begin_forwarding(self, request: Request, guest: Guest) -> ForwardedCall:
+        call = ForwardedCall(request, guest, request.id)
         if request.mode is Mode.STREAM:
-            self._streams[link, request.id] = call
+            self._streams[guest, request.id] = call
         request.id = self.requests.next_id()
         # The client's own deadline ends the wait; a stream may go on for any time after its first item.
         self.calls.begin(call, 0.0 if request.mode is Mode.STREAM or not request.timeout else request.timeout + 1)
         call.order = request.id
         return call
 
-    async def _on_resolve(self, link: Link, question: Resolve) -> None:
-        self._bounced.discard((link, question.address))
+    async def _on_resolve(self, guest: Guest, question: Resolve) -> None:
+        self._bounced.discard((guest, question.address))
         try:
             route = await self.own(question.address)
             if route.silo != self.directory.silo:
@@ -426,33 +472,35 @@ class Runtime:
             activation = self.activations.get(question.address)
             failed = await activation.ready() if activation is not None else None
         except ActorError as error:
-            link.send(failure.refusal(question.id, error))
+            guest.send(failure.refusal(question.id, error))
         except Exception as error:
             log.exception("%s could not be claimed", question.address)
-            link.send(failure.refusal(question.id, ClusterUnavailable(f"{question.address}: {error}")))
+            guest.send(failure.refusal(question.id, ClusterUnavailable(f"{question.address}: {error}")))
         else:
             if failed is None:
-                link.send(Located(question.id, route.silo, route.epoch))
+                guest.send(Located(question.id, route.silo, route.epoch))
             else:
-                link.send(msgspec.structs.replace(failed, id=question.id))
+                guest.send(msgspec.structs.replace(failed, id=question.id))
 
-    async def _on_query(self, link: Link, query: Query) -> None:
+    async def _on_query(self, guest: Guest, query: Query) -> None:
         answer = self.queries.get(query.topic)
         try:
             if query.topic in (MOVE, MOVED):
-                self.migration.on_query(link, query)
-                link.send(Reply(query.id, codec.encode(None)))
+                self.migration.on_query(guest.link, query)
+                guest.send(Reply(query.id, codec.encode(None)))
                 return
             if answer is None:
                 raise Rejected(f"this silo cannot answer {query.topic!r} (it can: {', '.join(sorted(self.queries))})")
-            link.send(Reply(query.id, codec.encode(await answer(query.argument))))
+            guest.send(Reply(query.id, codec.encode(await answer(query.argument))))
         except ActorError as error:
-            link.send(failure.refusal(query.id, error))
+            guest.send(failure.refusal(query.id, error))
         except Exception as error:
             log.warning("%r could not be answered: %s", query.topic, error)
-            link.send(failure.refusal(query.id, ClusterUnavailable(f"{query.topic}: {error}")))
+            guest.send(failure.refusal(query.id, ClusterUnavailable(f"{query.topic}: {error}")))
 
     def _on_stream_control(self, origin: object, envelope: Credit | Leave) -> None:
+        if type(envelope) is Leave and isinstance(origin, Guest):
+            origin.over(envelope.id)
         found = self._streams.get((origin, envelope.id))
         if isinstance(found, ForwardedCall):
             envelope.id = found.request.id
@@ -468,7 +516,10 @@ class Runtime:
 
     def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
         """A link is gone. See ``LinkHandler``."""
-        self._ties.closed(link)
+        guest = self._guests.pop(link, None)
+        if guest is not None:
+            self._ties.closed(guest)
+            guest.leave()
         self.migration.closed(link)
         not_sent = {envelope.id for envelope in unsent if type(envelope) is Request}
         for call in [call for call in self.calls if call.link is link]:
@@ -479,8 +530,8 @@ class Runtime:
                 self._router.hold(call)
             else:
                 self.calls.end(call, call.lost())
-        self._bounced = {bounced for bounced in self._bounced if bounced[0] is not link}
-        for key, reader in [(key, reader) for key, reader in self._streams.items() if key[0] is link]:
+        self._bounced = {bounced for bounced in self._bounced if bounced[0] is not guest}
+        for key, reader in [(key, reader) for key, reader in self._streams.items() if key[0] is guest]:
             del self._streams[key]
             if isinstance(reader, ForwardedCall):
                 self.say(reader, Leave(reader.request.id))
@@ -556,6 +607,15 @@ class Runtime:
     def may_take(self, address: str) -> bool:
         """Whether something may be done to an actor here now, with no earlier call to it on its way."""
         return not self.closed and self.may_act() and self._router.is_clear(address)
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much waits for owners to be found."""
+        return self._router.held_bytes
+
+    def load(self) -> Load:
+        """What is under way and waits now."""
+        return load_of(self)
 
     def may_act(self) -> bool:
         """Whether this silo is certainly still a member, by its own clock."""
@@ -687,14 +747,18 @@ class Runtime:
             if activation.durable is None:  # what it has in memory can go on without the turn
                 activation.cut_off()
             else:
-                await activation.give_back()
-                self.remove(activation)
-                activation.drop(_STOPPED)
-        end = self.loop.time() + LAST_MOVES
+                self.spawn(self._give_back(activation))
+        end = self.loop.time() + LAST_MOVES  # a store that hangs must not hold up the others
         while self.activations and self.loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self.stop_acting(_STOPPED)
         return left
+
+    async def _give_back(self, activation: Activation) -> None:
+        await activation.give_back()
+        if self.activations.get(activation.address) is activation:
+            self.remove(activation)
+            activation.drop(_STOPPED)
 
     def _unfinished(self) -> bool:
         """Whether activations are left, or calls of others that this runtime has promised to pass on."""

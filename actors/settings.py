@@ -14,6 +14,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long loading the state and on_activate, or on_deactivate, may take."""
     max_payload: int = 64 * 2**20 + 1024
     """Largest encoded message, result or item."""
+    max_calls: int = 10_000
+    """How many asks and sends may be under way: own ones, and apart from these those of others, until answered."""
+    max_streams: int = 100_000
+    """How many streams may be under way, readers of channels included: own ones, and apart from these others'."""
+    max_call_bytes: int = 256 * 2**20
+    """About how much the messages of others may take until they are answered."""
+    max_waiting_bytes: int = 512 * 2**20
+    """About how much may wait in all mailboxes together."""
     max_mailbox_bytes: int = 256 * 2**20
     """Most bytes that may wait in one mailbox; one message is always let in."""
     max_held_bytes: int = 256 * 2**20

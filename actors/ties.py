@@ -10,7 +10,7 @@ from actors.errors import ActorError
 from actors.ref import INTERRUPT, ActorRef
 
 if TYPE_CHECKING:
-    from actors.ports import Link
+    from actors.guest import Guest
     from actors.runtime import Runtime
 
 log = logging.getLogger("actors")
@@ -21,7 +21,7 @@ class Ties:
 
     def __init__(self, runtime: "Runtime") -> None:
         self._runtime = runtime
-        self._links: set[Link] = set()
+        self._links: set[Guest] = set()
         """Those of clients that have tied something to themselves."""
 
     def gave_up(self, request: Request) -> None:
@@ -32,12 +32,12 @@ class Ties:
         if request.cancel_with_caller and not self._runtime.closed:
             self._runtime.spawn(self._interrupt(request.address, request.message_id, "its caller gave up", -1))
 
-    def note(self, link: "Link", request: Request) -> None:
+    def note(self, link: "Guest", request: Request) -> None:
         """A request of a client has come."""
         if request.cancel_with_caller:
             self._links.add(link)
 
-    def closed(self, link: "Link") -> None:
+    def closed(self, link: "Guest") -> None:
         """A client's link is gone: unless it asks again on another one, it is too."""
         if link not in self._links:
             return

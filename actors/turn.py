@@ -36,7 +36,7 @@ from actors.view import View
 if TYPE_CHECKING:
     from actors.activation import Activation
     from actors.actor import Actor
-    from actors.ports import Link
+    from actors.guest import Guest
     from actors.runtime import LocalCaller
 
 log = logging.getLogger("actors")
@@ -107,7 +107,7 @@ class Turn:
         self,
         activation: "Activation",
         request: Request,
-        origin: "Link | LocalCaller | Nobody",
+        origin: "Guest | LocalCaller | Nobody",
         spec: HandlerSpec,
         expires: float,
     ) -> None:

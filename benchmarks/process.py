@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 import msgspec
 
 from benchmarks.load import Window
-from benchmarks.peer import Answer, Command, Count, Drive, Place, Ready
+from benchmarks.peer import Answer, Count, Drive, Place, Ready
 
 T = TypeVar("T")
 
@@ -45,21 +45,26 @@ class Worker:
 
     async def drive(self, work: str, *, callers: int, seconds: float) -> Window:
         """One run of the closed loop. Raises ``WorkerFailed``."""
-        return await self._ask(Drive(work, callers, seconds), Window, within=seconds + _ANSWER_LIMIT)
+        return await self.ask(Drive(work, callers, seconds), Window, within=seconds + _ANSWER_LIMIT)
 
     async def count(self) -> dict[str, float]:
         """Its counters. Raises ``WorkerFailed``."""
-        return await self._ask(Count(), dict[str, float], within=_ANSWER_LIMIT)
+        return await self.ask(Count(), dict[str, float], within=_ANSWER_LIMIT)
 
     async def wait_ready(self) -> None:
         """Raises ``WorkerFailed`` if it exits, or takes too long, before it is ready."""
         ready = await self.hear(Ready, within=_START_LIMIT)
         self.endpoint, self._serves = ready.endpoint, ready.pid
 
-    async def _ask(self, command: Command, answer: type[T], *, within: float) -> T:
+    async def ask(self, command: msgspec.Struct, answer: type[T], *, within: float) -> T:
+        """What it answers to any command. Raises ``WorkerFailed``."""
+        self.tell(command)
+        return await self.hear(answer, within=within)
+
+    def tell(self, command: msgspec.Struct) -> None:
+        """Give it a command; its answer is to be heard later."""
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(command) + b"\n")
-        return await self.hear(answer, within=within)
 
     async def hear(self, answer: type[T], *, within: float) -> T:
         """Its next answer."""

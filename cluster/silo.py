@@ -54,6 +54,7 @@ from cluster.witness import SiloWitness
 log = logging.getLogger("cluster.silo")
 
 SWEEP_AFTER = 5.0
+STORE_LIMIT = 15.0  # seconds for a store to finish what was begun
 ANNOUNCE_LIMIT = 0.5  # what is left of the lease when etcd does not answer is for storing
 
 _EVERYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104  # only compared with
@@ -494,7 +495,7 @@ class Silo:
         if self._etcd is not None:
             await self._etcd.close()
         if self._store is not None:
-            await self._store.close()
+            await _close_store(self._store)
         self.stopped.set()
 
     async def _leave(self) -> None:
@@ -513,6 +514,17 @@ class Silo:
             with contextlib.suppress(ValueError):  # left in another context than it was entered in
                 current_caller.reset(self._token)
         await self.stop()
+
+
+async def _close_store(store: Store) -> None:
+    """Close it, but do not wait for ever for a disk or database that hangs."""
+    closing = asyncio.ensure_future(store.close())
+    done, _ = await asyncio.wait({closing}, timeout=STORE_LIMIT)
+    if not done:
+        closing.cancel()
+        log.error("the store did not end within %g s: what was under way may be stored or not", STORE_LIMIT)
+    else:
+        closing.result()
 
 
 def _check_listen(option: str, address: str | None) -> None:

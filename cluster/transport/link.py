@@ -108,6 +108,8 @@ class GrpcLink:
         if self._closed:
             return
         self._outgoing.push(envelope)
+        if self._outgoing.overflows:
+            self.end(f"{self.peer} did not take {self.waiting_bytes:,} bytes of answers")
         if self._wake is not None:
             self._rouse()
 
@@ -238,6 +240,8 @@ class GrpcLink:
                 self.send(refusal)
 
     def _return_credit(self) -> None:
+        if self._outgoing.backed_up and not self.peer_is_silo:
+            return  # a client that takes no answers need not ask for more; two silos could wait for each other so
         if owed := self._incoming.take_owed():
             self.send_first(Frame(credit=Credit(bytes=owed)).SerializeToString())
 
@@ -252,6 +256,7 @@ class GrpcLink:
                     self._hand_over(returned)
                 if data is not None:
                     await write(data)
+                    self._return_credit()
                 elif self._leaving and outgoing.empty and not self._said_goodbye:
                     self._said_goodbye = True
                     await write(_BYE)

@@ -16,6 +16,7 @@ from actors.errors import MailboxFull, PayloadTooLarge
 from cluster.transport import frame
 
 _Key = str | int
+_OVERFLOW = 4  # times what is too much for requests
 _TRAVELLING = 16  # large envelopes that are encoded at once
 
 
@@ -87,6 +88,16 @@ class Outgoing:
         self.returned: list[Envelope] = []  # failures for the own side: what could not be sent at all
 
     @property
+    def backed_up(self) -> bool:
+        """Whether requests are refused because too much waits."""
+        return self._queued_bytes + self._aside_bytes > self._max_queued
+
+    @property
+    def overflows(self) -> bool:
+        """Whether far too much waits, for which only answers are left."""
+        return self._queued_bytes + self._aside_bytes > _OVERFLOW * self._max_queued
+
+    @property
     def waiting_bytes(self) -> int:
         """About how many bytes wait to be sent."""
         return self._queued_bytes + self._aside_bytes
@@ -95,7 +106,7 @@ class Outgoing:
         """Queue an envelope. Refuses requests only: ``MailboxFull``, ``PayloadTooLarge``."""
         weight = frame.weigh(envelope)
         if isinstance(envelope, Request):
-            if self._queued_bytes + self._aside_bytes > self._max_queued:
+            if self.backed_up:
                 raise MailboxFull(
                     f"{envelope.address}: the link to {self._peer} is backed up, {self.waiting_bytes:,} bytes wait to"
                     " be sent; the message was not sent, try again later"

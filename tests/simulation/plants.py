@@ -150,10 +150,8 @@ def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
     """The mailbox gives out the newest message."""
 
     def take(self: Mailbox) -> Turn:
-        assert self._turns is not None
-        turn = self._turns.pop()
-        self._bytes -= len(turn.request.payload)
-        self._turns = self._turns or None
+        turn = list(self)[-1]
+        self.discard(turn)
         return turn
 
     return patch.object(Mailbox, "take", take)

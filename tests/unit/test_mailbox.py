@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 
 from actors import MailboxFull
 from actors.mailbox import Mailbox
+from actors.shares import Shares
 from actors.turn import Turn
 
 
-def turn(payload: bytes) -> Turn:
-    return cast("Turn", SimpleNamespace(request=SimpleNamespace(payload=payload, address="session-1")))
+def turn(payload: bytes, caller: str = "") -> Turn:
+    return cast("Turn", SimpleNamespace(request=SimpleNamespace(payload=payload, address="session-1", caller=caller)))
 
 
 def filled(sizes: Sequence[int], *, limit: int = 1000, limit_bytes: int = 10**9) -> tuple[Mailbox, list[Any]]:
-    mailbox = Mailbox(limit, limit_bytes)
+    mailbox = Mailbox(limit, limit_bytes, Shares(10**9))
     turns = [turn(b"x" * size) for size in sizes]
     for one in turns:
         mailbox.put(one)
@@ -53,14 +54,14 @@ def test_the_bytes_are_bounded_but_one_message_is_always_let_in() -> None:
         mailbox.put(turn(b"x"))
     mailbox.take()
     for _ in range(2):
-        mailbox.put(turn(b"x" * 50))
+        mailbox.put(turn(b"x" * 44))
     with pytest.raises(MailboxFull):
         mailbox.put(turn(b"x"))
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 60)), max_size=60))
 def test_the_limits_hold_whatever_comes_and_goes(steps: list[int | None]) -> None:
-    mailbox, inside = Mailbox(5, 100), list[Turn]()
+    mailbox, inside = Mailbox(5, 100, Shares(10**9)), list[Turn]()
     for size in steps:
         if size is None:
             if inside:
@@ -68,7 +69,8 @@ def test_the_limits_hold_whatever_comes_and_goes(steps: list[int | None]) -> Non
             continue
         one = turn(b"x" * size)
         waiting = sum(len(one.request.payload) for one in inside)
-        fits = len(inside) < 5 and (not inside or waiting + size <= 100)
+        bytes_fit = waiting + size <= 100 and (not waiting or waiting < max(8 * (88 - waiting), 100 - waiting))
+        fits = len(inside) < 5 and (not inside or bytes_fit)
         if fits:
             mailbox.put(one)
             inside.append(one)
@@ -76,3 +78,52 @@ def test_the_limits_hold_whatever_comes_and_goes(steps: list[int | None]) -> Non
             with pytest.raises(MailboxFull):
                 mailbox.put(one)
         assert len(mailbox) == len(inside)
+
+
+def test_callers_take_turns_and_each_one_keeps_its_order() -> None:
+    mailbox = Mailbox(100, 10**9, Shares(10**9))
+    greedy = [turn(b"g%d" % number, "greedy") for number in range(20)]
+    for one in greedy:
+        mailbox.put(one)
+    polite = [turn(b"p%d" % number, "polite") for number in range(3)]
+    for one in polite:
+        mailbox.put(one)
+    taken = [mailbox.take() for _ in range(23)]
+    assert [one for one in taken if one.request.caller == "greedy"] == greedy
+    assert [one for one in taken if one.request.caller == "polite"] == polite
+    assert [taken.index(one) for one in polite] == [1, 3, 5]
+
+
+def test_a_greedy_caller_leaves_room_for_others() -> None:
+    mailbox = Mailbox(900, 10**9, Shares(10**9))
+    with pytest.raises(MailboxFull, match=r"session-1: 701 messages .* wait already, the limit is 900"):
+        for _ in range(900):
+            mailbox.put(turn(b"", "greedy"))
+    mailbox.put(turn(b"", "polite"))
+    with pytest.raises(MailboxFull, match=r"702 messages .*, 701 \(0 bytes\) of them from this caller"):
+        mailbox.put(turn(b"", "greedy"))
+    assert len(mailbox) == 702
+
+
+def test_a_caller_with_large_messages_leaves_room_for_others() -> None:
+    mailbox = Mailbox(1000, 9000, Shares(10**9))
+    with pytest.raises(MailboxFull):
+        for _ in range(100):
+            mailbox.put(turn(b"x" * 100, "greedy"))
+    assert len(mailbox) == 70
+    mailbox.put(turn(b"x" * 100, "polite"))
+
+
+def test_all_mailboxes_share_the_room_of_their_silo() -> None:
+    room = Shares(20_000)
+    first, second = Mailbox(1000, 10**9, room), Mailbox(1000, 10**9, room)
+    with pytest.raises(MailboxFull, match="bytes wait for actors of this silo already"):
+        for _ in range(1000):
+            first.put(turn(b"x" * 1000, "greedy"))
+    assert 15_000 <= room.taken <= 20_000
+    with pytest.raises(MailboxFull):
+        second.put(turn(b"", "greedy"))
+    second.put(turn(b"", "polite"))
+    for mailbox in (first, second):
+        list(mailbox.drain())
+    assert (room.taken, room.callers) == (0, 0)

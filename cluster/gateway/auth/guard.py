@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from actors.ref import current_client
 from cluster.gateway.auth.bearer import take_bearer
 from cluster.gateway.auth.clients import Clients, name_of_address, name_of_token
 from cluster.gateway.auth.grant import Grant
@@ -88,6 +89,7 @@ class _Guarded:
         except Problem as problem:
             await refuse(problem, scope, receive, send)
             return
+        current_client.set(client)
         with request:
             if scope["type"] == "websocket":
                 send = _choosing_subprotocol(scope, send)
