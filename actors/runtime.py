@@ -286,6 +286,13 @@ class Runtime:
         return call.future
 
     async def _answer(self, call: AnswerCall) -> tuple[Envelope, bool]:
+        try:
+            return await self._answer_of(call)
+        except Rejected:  # perhaps before anybody has read what else it says
+            self.requests.acknowledge((call.request.address, message_id) for message_id in call.request.done)
+            raise
+
+    async def _answer_of(self, call: AnswerCall) -> tuple[Envelope, bool]:
         self._check_caller()
         self._check_room(call)
         self._start(call)

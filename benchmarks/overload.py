@@ -29,10 +29,11 @@ KINDS = {"clerk": "turns that compute 0.5 ms", "ledger": "durable turns of 10 st
 FACTOR = 10
 CALLERS = 64
 POLITE_RATE = 20.0
-AFTERWARDS = 10.0  # seconds in which things are to be normal again
+RECOVERY = 5.0  # seconds after which things are to be normal again
 
 _LIMIT = 150.0  # seconds for the last answers of an offer
 _SAMPLE_EVERY = 0.25
+_CALM = 10.0
 
 
 class Memory(msgspec.Struct):
@@ -100,6 +101,7 @@ class Terms(msgspec.Struct, frozen=True):
     rounds: int
     clients: int
     actors: int
+    afterwards: float
     factor: int = FACTOR
     callers: int = CALLERS
     polite_rate: float = POLITE_RATE
@@ -111,13 +113,14 @@ def main(
     rounds: Rounds = 1,
     clients: Annotated[int, typer.Option(min=1, help="Greedy clients, each a process.")] = 3,
     actors: Annotated[int, typer.Option(min=1, help="Actors that all of them call.")] = 20,
+    afterwards: Annotated[float, typer.Option(min=0.05, help="How long the polite client goes on alone.")] = 20.0,
     json: Json = None,
     only: Only = None,
     check: Check = False,
 ) -> None:
     """Offer a silo ten times what it sustains, and look what becomes of it, and of a polite client."""
     check_names(only, list(KINDS))
-    terms = Terms(seconds, rounds, clients, actors)
+    terms = Terms(seconds, rounds, clients, actors, afterwards)
 
     async def measure() -> ExitStatus:
         samples: list[Sample] = []
@@ -149,7 +152,7 @@ async def _measure(kind: str, number: int, terms: Terms, note: Callable[[str], N
     title = f"round {number} of {terms.rounds}: {KINDS[kind]}"
     async with _arena(kind, terms) as (silo, polite, greedy):
         note(f"{title}: the rate that it sustains")
-        calm_seconds = min(terms.seconds, AFTERWARDS)
+        calm_seconds = min(terms.seconds, _CALM)
         closed_loop = Offer(calm_seconds / 2, callers=CALLERS)
         await greedy[0].ask(closed_loop, Window, within=calm_seconds + _LIMIT)  # warms up
         window = await greedy[0].ask(closed_loop, Window, within=calm_seconds + _LIMIT)
@@ -160,7 +163,7 @@ async def _measure(kind: str, number: int, terms: Terms, note: Callable[[str], N
         offers = [asyncio.create_task(_offer(one, flood)) for one in greedy]
         beside = await _offer(polite, Offer(terms.seconds, POLITE_RATE))
         note(f"{title}: afterwards")
-        after = await _offer(polite, Offer(AFTERWARDS, POLITE_RATE, normal=2 * calm.answer_p99))
+        after = await _offer(polite, Offer(terms.afterwards, POLITE_RATE, normal=2 * calm.answer_p99))
         flooded = await asyncio.gather(*offers)
         watching.cancel()
         memory = await watching
@@ -248,7 +251,7 @@ def _targets(row: Row) -> list[Target]:
         Target.at_least(0.5, row.goodput, f"{row.title}: answers a second, of the sustained rate"),
         Target.at_most(0.0, row.polite_failed, f"{row.title}: calls of the polite client that were not answered"),
         Target.at_most(1.2, grown, f"{row.title}: the most memory, of that after a quarter of the time"),
-        Target.at_most(AFTERWARDS / 2, row.recovered, f"{row.title}: seconds until things are normal again"),
+        Target.at_most(RECOVERY, row.recovered, f"{row.title}: seconds until things are normal again"),
     ]
 
 

@@ -324,3 +324,13 @@ def test_a_target_that_was_not_measured_is_not_met() -> None:
     assert not Target.at_least(3.0, None, "x").met
     assert Target.at_least(3.0, Spread(3.0, 1.0, 9.0), "x").met
     assert not Target.at_most(3.0, Spread(3.1, 1.0, 9.0), "x").met
+
+
+def test_overload() -> None:
+    report = run("benchmarks.overload", "--seconds", "0.5", "--clients", "1", "--only", "clerk", "--afterwards", "0.5")
+    (row,) = report["rows"]
+    assert spread(row["sustained"]) > 0
+    assert spread(row["offered"]) > 0
+    (sample,) = report["samples"]
+    for offered in (*sample["greedy"], sample["polite"], sample["after"]):
+        assert offered["calls"] == offered["answered"] + offered["refused"] + sum(offered["failed"].values())

@@ -26,6 +26,7 @@ from actors.inbox import Inbox
 from actors.ports import Commit, StoreUnavailable
 from actors.records import Done, Pending
 from actors.runtime import Runtime
+from actors.settings import Settings
 from actors.turn import NOBODY, Turn
 from cluster.store.memory import MemoryData
 from tests.unit.conftest import Start
@@ -313,6 +314,23 @@ async def test_a_repeat_after_a_new_activation_gets_the_answer_from_the_store(
     assert isinstance(again, Reply)
     assert (again.id, codec.decode(again.payload, trusted=True)) == (9, 1)
     assert len(store.state_of("keeper-1")["seen"]) == 1
+
+
+async def test_what_a_refused_call_acknowledged_is_forgotten_with_the_next(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    start(Keeper, store=store, settings=Settings(max_calls=1))
+    ref = actor_ref("keeper-1")
+    await soon(ref.ask("first"))
+    (first,) = messages(store, "keeper-1")
+    waiting = asyncio.ensure_future(actor_ref("keeper-2").slowly("takes all the room"))
+    await settle()
+    with pytest.raises(MailboxFull, match="1 of at most 1 calls"):
+        await ref.ask("refused")
+    gate.set()
+    await soon(waiting)
+    await soon(ref.ask("second"))
+    assert first not in messages(store, "keeper-1")
 
 
 async def test_what_the_caller_acknowledged_is_forgotten(start: Start, store: ScriptedStore) -> None:
