@@ -21,11 +21,11 @@ from actors.errors import (
     Rejected,
     Timeout,
 )
-from actors.handler import Lane
+from actors.handler import HandlerSpec, Lane
 from actors.mailbox import Mailbox
 from actors.ports import Commit
 from actors.reminders import Due
-from actors.shares import may_take
+from actors.shares import may_take, with_reserve
 from actors.status import Status
 from actors.timer import Timer
 from actors.turn import NOBODY, Turn
@@ -160,27 +160,14 @@ class Activation:
 
     def accept(self, request: Request, origin: "Guest | LocalCaller") -> None:
         """Take a request: run it, queue it, or refuse it."""
-        spec = self.type.handlers.get(request.handler)
-        unknown = spec is None and arriving.may_be_for_newer(self, request)
-        if unknown:
-            spec = self.type.handlers[""]  # which never runs it
-        elif request.outside and (spec is None or not spec.public):
-            origin.send(failure.refusal(request.id, arriving.not_public(request)))
-            return
-        if spec is None or (
-            request.mode is not Mode.SEND and (request.mode is Mode.STREAM) is not spec.streams and not unknown
-        ):
-            origin.send(failure.refusal(request.id, arriving.unknown_handler(self, request, spec)))
+        spec = arriving.handler_of(self, request)
+        if isinstance(spec, Failure):
+            origin.send(spec)
             return
         if self._failure is not None:
             origin.send(self._failed_to_activate(request.id))
             return
-        if (
-            self._turn is not None
-            and spec.lane is Lane.TURN
-            and not spec.builtin
-            and self._refuse_early(request, origin)
-        ):
+        if self._turn is not None and self._refuse_early(request, spec, origin):
             return
         now = self.runtime.loop.time()
         self.last_used = now
@@ -189,7 +176,7 @@ class Activation:
         if request.mode is Mode.STREAM:
             self.runtime.remember_stream(turn)
         durable = self.durable
-        if unknown:
+        if spec.name != request.handler:
             turn.park_for = f"there is no handler {request.handler!r} here"
         if durable is None:
             if request.attempt and spec.lane is not Lane.READ:
@@ -205,8 +192,10 @@ class Activation:
         elif durable.inbox.enter(turn):
             self._enter(turn)
 
-    def _refuse_early(self, request: Request, origin: "Guest | LocalCaller") -> bool:
+    def _refuse_early(self, request: Request, spec: HandlerSpec, origin: "Guest | LocalCaller") -> bool:
         """Refuse a message that is certainly new if there is no room for it, at little cost; whether that was so."""
+        if spec.lane is not Lane.TURN or spec.builtin:
+            return False
         if request.attempt or request.key or request.number or request.chain or self.status is not Status.ACTIVE:
             return False
         refusal = self._mailbox.refusal(request.caller, len(request.payload), self.address)
@@ -226,12 +215,14 @@ class Activation:
         return self.last_used <= self.runtime.run_queue.until
 
     def _has_room_beside(self, caller: str) -> bool:
-        running = self._beside or ()
-        limit = self.type.options.max_queue
-        left = limit - len(running)
-        if may_take(len(running), left, limit):
+        running, limit = self._beside or (), self.type.options.max_queue
+        if may_take(len(running), limit - len(running), limit):  # as most often, whoever they are of
             return True
-        return left > 0 and may_take(sum(turn.request.caller == caller for turn in running), left, limit)
+        own = sum(turn.request.caller == caller for turn in running)
+        if own == len(running):
+            return own < limit
+        limit = with_reserve(limit)
+        return may_take(own, limit - len(running), limit)
 
     @property
     def _takes(self) -> bool:

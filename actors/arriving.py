@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from actors import codec
+from actors import codec, failure
 from actors.address import listed
 from actors.builtin import REMINDER, TIMER
-from actors.envelope import Mode, Request
+from actors.envelope import Failure, Mode, Request
 from actors.errors import CallCycle, ClusterUnavailable, MailboxFull, NotAuthorized, UnknownHandler
 from actors.handler import HandlerSpec
 from actors.reminders import Due
@@ -58,6 +58,18 @@ async def take_arrivals(activation: "Activation") -> None:
     activation._arriving = False
     if activation._closing_for is not None:
         activation._schedule_next()
+
+
+def handler_of(activation: "Activation", request: Request) -> HandlerSpec | Failure:
+    """What the request means to run, or why it is refused. What only newer code may know is taken for ``receive``."""
+    spec = activation.type.handlers.get(request.handler)
+    if spec is None and may_be_for_newer(activation, request):
+        return activation.type.handlers[""]  # which never runs it
+    if request.outside and (spec is None or not spec.public):
+        return failure.refusal(request.id, not_public(request))
+    if spec is None or (request.mode is not Mode.SEND and (request.mode is Mode.STREAM) is not spec.streams):
+        return failure.refusal(request.id, unknown_handler(activation, request, spec))
+    return spec
 
 
 def unknown_handler(activation: "Activation", request: Request, spec: HandlerSpec | None) -> UnknownHandler:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from actors.errors import MailboxFull
 from actors.handler import Lane
-from actors.shares import Shares, may_take
+from actors.shares import Shares, may_take, with_reserve
 from actors.turn import Turn
 
 _OVERHEAD = 1000  # bytes that a message takes beside its payload, about
@@ -22,12 +22,12 @@ class _Line:
 
 
 class Mailbox:
-    """A bounded queue: at most ``limit`` messages, and at most ``limit_bytes`` of payload.
+    """A bounded queue: at most ``limit`` messages, and at most ``limit_bytes`` of payload; an eighth more for several.
 
     ``room`` is what all mailboxes of the silo share, in bytes.
 
-    The messages of one caller leave in order of arrival, and callers take turns. Who has much waiting is refused before
-    the mailbox is full, so that others find room (see ``may_take``).
+    The messages of one caller leave in order of arrival, and callers take turns. One alone may fill the mailbox: who
+    comes then finds room in that eighth, and who has much waiting is refused before that is taken (see ``may_take``).
     """
 
     __slots__ = ("_bytes", "_limit", "_limit_bytes", "_lines", "_room", "_size")
@@ -55,9 +55,7 @@ class Mailbox:
         """Why there is no room for a message of so many bytes; None if there is."""
         line = self._lines.get(caller) if self._lines is not None else None
         own, own_bytes = (len(line.turns), line.bytes) if line is not None else (0, 0)
-        fits = not self._size or self._bytes + size <= self._limit_bytes  # one message is always let in
-        left, bytes_left = self._limit - self._size, self._limit_bytes - self._bytes
-        if fits and may_take(own, left, self._limit) and self._has_bytes(own_bytes, bytes_left):
+        if self._has_place(own) and self._has_bytes(own, own_bytes, size):
             if self._room.has_room(caller):
                 return None
             return MailboxFull(
@@ -70,8 +68,20 @@ class Mailbox:
             f"({self._limit_bytes} bytes), shared by all callers; send less or later, or raise max_queue"
         )
 
-    def _has_bytes(self, own: int, left: int) -> bool:
-        return not own or may_take(own, left, self._limit_bytes)
+    def _has_place(self, own: int) -> bool:
+        if own == self._size:
+            return own < self._limit
+        limit = with_reserve(self._limit)
+        return may_take(own, limit - self._size, limit)
+
+    def _has_bytes(self, own: int, own_bytes: int, size: int) -> bool:
+        if not self._size:  # one message is always let in
+            return True
+        if own == self._size:
+            return self._bytes + size <= self._limit_bytes
+        limit = with_reserve(self._limit_bytes)
+        left = limit - self._bytes
+        return size <= left and (not own or may_take(own_bytes, left, limit))
 
     def put(self, turn: Turn, *, beyond_limit: bool = False) -> None:
         """Add a turn. Raises ``MailboxFull``, except for what was accepted before (``beyond_limit``)."""

@@ -14,7 +14,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long loading the state and on_activate, or on_deactivate, may take."""
     max_payload: int = 64 * 2**20 + 1024
     """Largest encoded message, result or item."""
-    max_calls: int = 10_000
+    max_calls: int = 50_000
     """How many asks and sends may be under way: own ones, and apart from these those of others, until answered."""
     max_streams: int = 100_000
     """How many streams may be under way, readers of channels included: own ones, and apart from these others'."""

@@ -16,6 +16,11 @@ def may_take(own: int, free: int, limit: int) -> bool:
     return own < max(_GREED * (free - limit // _RESERVE), free)
 
 
+def with_reserve(limit: int) -> int:
+    """What several callers may have together of something of which one alone may have ``limit``."""
+    return limit + limit // _RESERVE
+
+
 class Shares:
     """Counts what each caller has of a limited room. Who has nothing left is forgotten."""
 
