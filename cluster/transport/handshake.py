@@ -112,7 +112,8 @@ async def admit(
         if hello.id == identity.id:
             raise Refusal(Refused.SILO, f"{hello.id!r} is the id of the silo that it dialled")
         if closed_to(_introduction(hello)):
-            raise Refusal(Refused.CLOSING, f"{identity.id} takes no more clients: it is draining")
+            who = "links: it is closing" if hello.role == ROLE_SILO else "clients: it is draining"
+            raise Refusal(Refused.CLOSING, f"{identity.id} takes no more {who}")
         nonce = secrets.token_bytes(_NONCE_BYTES)
         parts = (identity.cluster, hello.id, identity.id, hello.nonce, nonce)
         proof = identity.credentials.prove("accept", *parts)

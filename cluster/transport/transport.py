@@ -106,7 +106,7 @@ class GrpcTransport:
         listener = Listener(
             self._identity,
             opened=self._accept,
-            closed_to=lambda introduction: self._retired and not introduction.is_silo,
+            closed_to=self._is_closed_to,
             handshake_timeout=self._connect_timeout,
             keepalive=self._keepalive,
         )
@@ -241,6 +241,10 @@ class GrpcTransport:
         task.add_done_callback(self._attending.discard)
 
     # Links
+
+    def _is_closed_to(self, introduction: Introduction) -> bool:
+        """Whoever is refused knows that nothing was taken; a link that ends at once could have taken something."""
+        return self._closing is not None or (self._retired and not introduction.is_silo)
 
     def _accept(self, stream: Stream, introduction: Introduction, where: str) -> GrpcLink | None:
         if self._closing is not None:

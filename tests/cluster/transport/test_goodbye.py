@@ -61,3 +61,18 @@ async def test_clients_are_sent_away_and_silos_are_not(house: Any, request_of: A
         await client.connect_to(house.endpoints["n1.1"])
     third, _ = await house.silo("n3.1")
     await third.connect("n1.1")
+
+
+async def test_a_silo_that_closes_refuses_who_dials_it(house: Any, request_of: Any) -> None:
+    """A link that opens and ends at once would have taken what was sent on it, for all that its sender knows."""
+    a, at_a = await house.silo("n1.1", close_timeout=PATIENCE)
+    peer = await house.scripted("n1.1")
+    await peer.write(batch_frame(encode([request_of(6)])))
+    await at_a.until_count(1)
+    closing = asyncio.create_task(a.close())
+    assert (await peer.read()).WhichOneof("kind") == "bye"
+    silo, _ = await house.silo("n2.1")
+    with pytest.raises(ConnectionError, match="n1.1 takes no more links"):
+        await silo.connect("n1.1")
+    await peer.write(Frame(bye=Bye()))
+    await closing
