@@ -12,12 +12,13 @@ from actors.durable import Write
 from actors.envelope import Mode
 from actors.errors import ActorError, ClusterUnavailable, ConnectionLost
 from actors.luggage import pack
-from actors.ports import Commit
+from actors.ports import Commit, Route
 from actors.status import Status
 from actors.turn import Lifecycle, Turn
 
 if TYPE_CHECKING:
     from actors.activation import Activation
+    from actors.ports import Link
 
 log = logging.getLogger("actors")
 
@@ -137,18 +138,12 @@ async def leave(
         return
     activation._failing = True  # what comes from now on waits for the next owner, in its order
     moves = activation._moves_to is not None and not taken_over and activation._failure is None
-    luggage = pack(activation) if moves else b""
-    if not (moves and await runtime.migration.send_away(activation, luggage, activation._moves_to or "")):
-        if activation.gone:
-            return
-        if moves and not runtime.draining and runtime.may_act():
-            log.warning("%s: it stays on %s, because no other silo took it", activation.address, runtime.directory.silo)
-            _renew(activation, luggage)
-            return
-        try:
-            await runtime.directory.release(activation.address, activation.epoch)
-        except Exception as error:  # the entry stays ours, and is claimed again or swept
-            log.warning("%s: could not be released: %s", activation.address, error)
+    if moves and await _move(activation):
+        return
+    try:
+        await runtime.directory.release(activation.address, activation.epoch)
+    except Exception as error:  # the entry stays ours, and is claimed again or swept
+        log.warning("%s: could not be released: %s", activation.address, error)
     if not activation.gone:
         _end(activation)
         runtime.remove(activation)
@@ -162,6 +157,25 @@ def _hand_on_mail(activation: "Activation", *, moved: bool, has_work: bool) -> N
     runtime.hand_on(turn for turn in activation._waiting_turns() if not moved or turn.request.handler != TIMER)
     if has_work and activation.durable is not None and activation.durable.rows:
         runtime.revisit(activation.address)  # its host lives on, and nobody else would see to it
+
+
+async def _move(activation: "Activation") -> bool:
+    """Go to another silo with what is in memory, or stay. False if neither is possible."""
+    runtime, luggage = activation.runtime, pack(activation)
+
+    def follow(route: Route, link: "Link") -> None:
+        if not activation.gone:
+            _end(activation)
+            runtime.remove(activation)
+            waiting = [turn for turn in activation._waiting_turns() if turn.request.handler != TIMER]
+            runtime.follow(waiting, activation.address, route, link)
+
+    if await runtime.migration.send_away(activation, luggage, activation._moves_to or "", follow=follow):
+        return True
+    if not activation.gone and not runtime.draining and runtime.may_act():
+        log.warning("%s: it stays on %s, because no other silo took it", activation.address, runtime.directory.silo)
+        _renew(activation, luggage)
+    return activation.gone
 
 
 def _end(activation: "Activation") -> None:

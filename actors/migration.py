@@ -4,18 +4,24 @@ The silo that has it offers the activation's luggage to another one ("move"), wh
 directory is handed over, and the first silo says so ("moved"): only then does the second one activate the address,
 under the epoch of that entry. Whoever asks it for the address in between waits for that word. So nobody can have owned
 the address between the two, and luggage is never older than the state that it is put beside.
+
+The messages that wait go ahead of that word, on the same link, and are let in first: however slow the link is, nobody
+who goes another way overtakes them.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actors import codec
-from actors.envelope import Query
+from actors.envelope import Mode, Query, Request
 from actors.errors import ActorError, ClusterUnavailable, Rejected
+from actors.ports import Route
 
 if TYPE_CHECKING:
     from actors.activation import Activation
+    from actors.guest import Guest
     from actors.ports import Link
     from actors.runtime import Runtime
 
@@ -34,18 +40,22 @@ class Arrival(NamedTuple):
 
     epoch: int
     luggage: bytes
+    guest: "Guest"
+    messages: list[Request]
+    """What waited for it where it was, in order."""
 
 
 class _Expected:
     """What was offered, and is not yet said to be handed over. ``epoch``: of the entry, or 0 if it is not."""
 
-    __slots__ = ("epoch", "incarnation", "link", "luggage")
+    __slots__ = ("epoch", "guest", "incarnation", "luggage", "messages")
 
-    def __init__(self, luggage: bytes, link: "Link", incarnation: str, epoch: "asyncio.Future[int]") -> None:
+    def __init__(self, luggage: bytes, guest: "Guest", incarnation: str, epoch: "asyncio.Future[int]") -> None:
         self.luggage = luggage
-        self.link = link
+        self.guest = guest
         self.incarnation = incarnation
         self.epoch = epoch
+        self.messages: list[Request] = []
 
 
 class Migration:
@@ -77,8 +87,13 @@ class Migration:
             raise ValueError(f"{address}: it cannot move to {to!r} (silos that take it: {names})")
         return found
 
-    async def send_away(self, activation: "Activation", luggage: bytes, target: str) -> bool:
-        """Hand over an activation that has ended, but for its entry. Whether another silo owns the address now."""
+    async def send_away(
+        self, activation: "Activation", luggage: bytes, target: str, *, follow: "Callable[[Route, Link], None]"
+    ) -> bool:
+        """Hand over an activation that has ended, but for its entry. Whether another silo owns the address now.
+
+        ``follow`` sends after it what waits for it, before the other silo lets anything else in.
+        """
         runtime, address = self._runtime, activation.address
         tried = [runtime.directory.silo]
         async with self._gate:
@@ -90,7 +105,7 @@ class Migration:
                 except ActorError:
                     return False
                 try:
-                    await self._hand_over(activation, luggage, target)
+                    await self._hand_over(activation, luggage, target, follow)
                 except (ActorError, ConnectionError) as error:
                     log.info("%s: it could not be moved to %s: %s", address, target, error)
                 else:
@@ -100,13 +115,17 @@ class Migration:
                 target = ""
         return False
 
-    async def _hand_over(self, activation: "Activation", luggage: bytes, target: str) -> None:
+    async def _hand_over(
+        self, activation: "Activation", luggage: bytes, target: str, follow: "Callable[[Route, Link], None]"
+    ) -> None:
         runtime, address = self._runtime, activation.address
         link = await runtime.transport.connect(target)
         await runtime.question(link, Query(runtime.next_id(), MOVE, address, luggage), about=address)
         epoch = None
         try:
             epoch = await runtime.directory.transfer(address, activation.epoch, target)
+            if epoch is not None:
+                follow(Route(target, epoch), link)
         finally:
             said = Query(runtime.next_id(), MOVED, address, codec.encode(epoch or 0))
             link.send(said)  # nobody waits for the answer: should it get lost, the entry says whose the address is
@@ -115,16 +134,16 @@ class Migration:
 
     # -- the silo that gets it --------------------------------------------------------------------------------------
 
-    def on_query(self, link: "Link", query: Query) -> None:
+    def on_query(self, guest: "Guest", query: Query) -> None:
         """Another silo moves an activation here. Raises ``Rejected``, ``ClusterUnavailable``."""
-        if not (link.peer_is_silo and link.trusted):
+        if not (guest.peer_is_silo and guest.trusted):
             raise Rejected(f"{query.argument}: only silos of the cluster move activations")
         if query.topic == MOVE:
-            self._offered(link, query.argument, query.payload)
+            self._offered(guest, query.argument, query.payload)
         else:
-            self._decided(link, query.argument, codec.decode(query.payload, trusted=False))
+            self._decided(guest, query.argument, codec.decode(query.payload, trusted=False))
 
-    def _offered(self, link: "Link", address: str, luggage: bytes) -> None:
+    def _offered(self, guest: "Guest", address: str, luggage: bytes) -> None:
         runtime = self._runtime
         here = runtime.directory.silo
         if address.partition("-")[0] not in runtime.types:
@@ -134,19 +153,19 @@ class Migration:
         if address in runtime.activations:
             raise Rejected(f"{address}: it lives on {here} already")
         self._forget(address)
-        expected = _Expected(luggage, link, here, runtime.loop.create_future())
+        expected = _Expected(luggage, guest, here, runtime.loop.create_future())
         self._expected[address] = expected
         runtime.loop.call_later(runtime.settings.activation_timeout, self._give_up, address, expected)
 
-    def _decided(self, link: "Link", address: str, epoch: int) -> None:
+    def _decided(self, guest: "Guest", address: str, epoch: int) -> None:
         expected = self._expected.get(address)
-        if expected is None or expected.link is not link or expected.epoch.done():
-            raise Rejected(f"{address}: nothing is expected from {link.peer}")
-        expected.epoch.set_result(epoch)
+        if expected is None or expected.guest is not guest or expected.epoch.done():
+            raise Rejected(f"{address}: nothing is expected from {guest.peer}")
         if epoch:
+            expected.epoch.set_result(epoch)
             self._runtime.spawn(self._welcome(address))
         else:
-            del self._expected[address]
+            self._forget(address)
 
     async def _welcome(self, address: str) -> None:
         try:
@@ -158,6 +177,21 @@ class Migration:
         """Whether the address may be about to arrive."""
         return address in self._expected
 
+    def keep(self, guest: "Guest", request: Request) -> bool:
+        """Keep a message that has come ahead of the activation that it waits for; False if that is not expected."""
+        expected = self._expected.get(request.address)
+        if expected is None or expected.guest is not guest:
+            return False
+        expected.messages.append(request)
+        return True
+
+    def left(self, guest: object, request_id: int) -> None:
+        """Nobody reads the stream any more: it need not begin, if it is kept here."""
+        for expected in self._expected.values():
+            if expected.guest is guest:
+                kept = expected.messages
+                kept[:] = [one for one in kept if one.mode is not Mode.STREAM or one.id != request_id]
+
     async def arrival(self, address: str) -> Arrival | None:
         """What has arrived for the address, which is thereby taken; waits for what is still on its way."""
         expected = self._expected.get(address)
@@ -168,14 +202,15 @@ class Migration:
             return None
         del self._expected[address]
         if not epoch or expected.incarnation != self._runtime.directory.silo:
+            self.send_back(expected)
             return None
         self.arrived += 1
-        return Arrival(epoch, expected.luggage)
+        return Arrival(epoch, expected.luggage, expected.guest, expected.messages)
 
     def closed(self, link: "Link") -> None:
         """A silo will not say any more what became of what it offered."""
         for address, expected in list(self._expected.items()):
-            if expected.link is link and not expected.epoch.done():
+            if expected.guest.link is link and not expected.epoch.done():
                 self._forget(address)
 
     def _give_up(self, address: str, expected: _Expected) -> None:
@@ -184,8 +219,15 @@ class Migration:
 
     def _forget(self, address: str) -> None:
         expected = self._expected.pop(address, None)
-        if expected is not None and not expected.epoch.done():
-            expected.epoch.set_result(0)
+        if expected is not None:
+            self.send_back(expected)
+            if not expected.epoch.done():
+                expected.epoch.set_result(0)
+
+    def send_back(self, moved: Arrival | _Expected) -> None:
+        """What came with the activation looks for the address again: it is not here."""
+        for request in moved.messages:
+            self._runtime.turn_away(request, moved.guest)
 
 
 def _name(silo: str) -> str:

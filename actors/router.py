@@ -3,6 +3,7 @@
 import asyncio
 import bisect
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -111,6 +112,13 @@ class Router:
         self._room.take(call.request.caller, _weight(call))
         call.held_for = call.held_for or "its owner is being looked up"
         bisect.insort(held.calls, call, key=_by_order)
+
+    def follow(self, address: str, route: Route, calls: Iterable[Call], link: Link) -> None:
+        """The address has moved away, over this link: what waited for it here goes after it, before all else."""
+        self._remember(address, route)
+        for call in calls:
+            self._count_down(call)
+            self._send(call, link)
 
     def _send(self, call: Call, link: Link) -> None:
         call.link = link
@@ -258,15 +266,21 @@ class Router:
         """The owner is known: remember it and send what waited."""
         runtime = self._runtime
         if route.silo != runtime.directory.silo:
-            if len(self._routes) >= runtime.settings.max_routes:
-                del self._routes[next(iter(self._routes))]
-            self._routes[address] = route
-        now = runtime.loop.time()
+            self._remember(address, route)
         for call in self._take(address, held):
             if call in runtime.calls:
-                if call.expires != float("inf"):
-                    call.request.timeout = max(call.expires - now, 0.001)
+                self._count_down(call)
                 self.dispatch(call)
+
+    def _remember(self, address: str, route: Route) -> None:
+        if len(self._routes) >= self._runtime.settings.max_routes:
+            del self._routes[next(iter(self._routes))]
+        self._routes[address] = route
+
+    def _count_down(self, call: Call) -> None:
+        """Take the time that the call has waited from what it allows."""
+        if call.expires != float("inf"):
+            call.request.timeout = max(call.expires - self._runtime.loop.time(), 0.001)
 
     def _refuse_all(self, address: str, held: _Held, error: ActorError) -> None:
         for call in self._take(address, held):

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -38,7 +38,7 @@ from actors.handler import HandlerSpec
 from actors.idleness import Idleness
 from actors.limit import Limits
 from actors.load import Load, load_of
-from actors.migration import MOVE, MOVED, Migration
+from actors.migration import MOVE, MOVED, Arrival, Migration
 from actors.older_code import Abstention
 from actors.pending import PendingCalls
 from actors.ports import Clock, Directory, Link, Route, Store, Transport
@@ -453,12 +453,17 @@ class Runtime:
         if activation is not None and in_order and self.may_act():
             activation.accept(request, guest)
         elif guest.peer_is_silo:
-            self._bounced.add((guest, request.address))
-            guest.send(NotHere(request.id))
+            if activation is not None or not self.migration.keep(guest, request):
+                self.turn_away(request, guest)
         elif not is_address(request.address):
             guest.send(failure.refusal(request.id, Rejected(f"malformed address {request.address!r}")))
         else:
             self._router.dispatch(self._begin_forwarding(request, guest))
+
+    def turn_away(self, request: Request, guest: Guest) -> None:
+        """The actor does not live here, or does not yet: the silo that sent the message is to look for it again."""
+        self._bounced.add((guest, request.address))
+        guest.send(NotHere(request.id))
 
     def _begin_forwarding(self, request: Request, guest: Guest) -> ForwardedCall:
         call = ForwardedCall(request, guest, request.id)
@@ -493,7 +498,7 @@ class Runtime:
         answer = self.queries.get(query.topic)
         try:
             if query.topic in (MOVE, MOVED):
-                self.migration.on_query(guest.link, query)
+                self.migration.on_query(guest, query)
                 guest.send(Reply(query.id, codec.encode(None)))
                 return
             if answer is None:
@@ -520,6 +525,8 @@ class Runtime:
             else:
                 self.forget_stream(found)
                 found.leave()
+        elif type(envelope) is Leave:
+            self.migration.left(origin, envelope.id)
 
     def on_closed(self, link: Link, unsent: list[Envelope]) -> None:
         """A link is gone. See ``LinkHandler``."""
@@ -600,16 +607,25 @@ class Runtime:
         else:
             route = Route(incarnation, arrival.epoch)
         if route.silo == incarnation == self.directory.silo and self.may_act() and not self.closed:
-            luggage = arrival.luggage if arrival is not None and arrival.epoch <= route.epoch else b""
-            activation = Activation(self, address, actor_type, route.epoch, luggage=luggage)
-            self.activations[address] = activation
-            self._router.arrived(address)  # before anything can go wrong: who waits here gets the reason
-            activation.start()
-            if self.draining:  # it came when that had begun
-                activation.request_deactivation("shutdown", to="")
-        elif route.silo == incarnation:
+            self._activate(address, actor_type, route.epoch, arrival)
+            return route
+        if arrival is not None:
+            self.migration.send_back(arrival)
+        if route.silo == incarnation:
             raise ClusterUnavailable(f"{address}: {incarnation} lost its lease")
         return route
+
+    def _activate(self, address: str, actor_type: ActorType, epoch: int, arrival: Arrival | None) -> None:
+        luggage = arrival.luggage if arrival is not None and arrival.epoch <= epoch else b""
+        activation = Activation(self, address, actor_type, epoch, luggage=luggage)
+        self.activations[address] = activation
+        if arrival is not None:
+            for request in arrival.messages:  # they have waited the longest
+                activation.accept(request, arrival.guest)
+        self._router.arrived(address)  # before anything can go wrong: who waits here gets the reason
+        activation.start()
+        if self.draining:  # it came when that had begun
+            activation.request_deactivation("shutdown", to="")
 
     def may_take(self, address: str) -> bool:
         """Whether something may be done to an actor here now, with no earlier call to it on its way."""
@@ -666,17 +682,29 @@ class Runtime:
         ``bounce`` leaves that to the silos that sent them, where those still wait for an answer. ``began``: they had
         begun to run; ``lost``: and not in good order, which may happen to each so often and no more.
         """
+        for call in self._calls_again(turns, bounce=bounce, began=began, lost=lost):
+            self._router.hold(call, fence="" if bounce or self.draining else self.directory.silo)
+
+    def follow(self, turns: Iterable[Turn], address: str, route: Route, link: Link) -> None:
+        """Messages were queued in an activation that has moved, over this link: let them go after it."""
+        if self.transport.link(route.silo) is link:
+            self._router.follow(address, route, self._calls_again(turns), link)
+        else:  # it ends: what is sent on it may be lost
+            self.hand_on(turns)
+
+    def _calls_again(
+        self, turns: Iterable[Turn], *, bounce: bool = False, began: bool = False, lost: bool = False
+    ) -> Iterator[Call]:
+        """The calls of messages that were queued in an activation; see ``hand_on``."""
         order = 0
-        for turn in turns:
+        for turn, repeats in _with_joiners(turns):
             request, origin = turn.request, turn.origin
             self.forget_stream(turn)
             call: Call | None
-            if turn.joiners:
-                self.hand_on(turn.joiners, bounce=bounce)
             unheard = turn.left or (not isinstance(origin, LocalCaller) and origin.closed)
             if turn.activation.durable is not None and (unheard or turn.said):
                 continue  # it is in the durable inbox, or nobody was promised anything
-            may_run = began or turn.row
+            may_run = turn.row or (began and not repeats)
             if may_run:
                 request.attempt = max(1, request.attempt + lost)
             if request.attempt > self.settings.max_attempts:
@@ -697,7 +725,7 @@ class Runtime:
                 call = self._begin_forwarding(request, origin)  # type: ignore[arg-type]
             if call is not None:
                 call.order = order
-                self._router.hold(call, fence="" if bounce or self.draining else self.directory.silo)
+                yield call
 
     def hears(self, turn: Turn) -> bool:
         """Whether somebody waits for what becomes of the message."""
@@ -791,6 +819,14 @@ def _closed_here(call: Call) -> ActorError:
     if call.link is None and call.held_for:
         return ClusterUnavailable(f"{call.request.address}: closed here before the message could be delivered")
     return ConnectionLost(f"{call.request.address}: closed here before the answer came; the message may have run")
+
+
+def _with_joiners(turns: Iterable[Turn]) -> Iterator[tuple[Turn, bool]]:
+    """Each turn, and in its place those that repeat it; whether it is one of those."""
+    for turn in turns:
+        for joiner, _ in _with_joiners(turn.joiners or ()):
+            yield joiner, True
+        yield turn, False
 
 
 def actor_types(actors: Iterable[type[Actor]]) -> dict[str, ActorType]:

@@ -264,7 +264,9 @@ class Outgoing:
         """What belongs together: requests of one address; answers of one request; what follows an own request."""
         if isinstance(envelope, Request):
             return envelope.address
-        if isinstance(envelope, (Leave, Credit, Query, Resolve)):
+        if isinstance(envelope, Query):  # that an actor has moved comes after the messages that follow it
+            return envelope.argument or -1 - envelope.id
+        if isinstance(envelope, (Leave, Credit, Resolve)):
             # Ids of own requests, while answers carry ids of the peer's: -1 - id keeps the two apart.
             return self._request_keys.get(envelope.id, -1 - envelope.id)
         return envelope.id

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from actors.envelope import Credit, End, Envelope, Failure, Item, Leave, Mode, Reply, Request
+from actors.envelope import Credit, End, Envelope, Failure, Item, Leave, Mode, Query, Reply, Request
 from actors.errors import MailboxFull, PayloadTooLarge
 from cluster.transport.frame import CHUNKS_UNDER_WAY, KIB, MIB
 from cluster.transport.incoming import Incoming, Violation
@@ -114,12 +114,15 @@ def test_what_belongs_together_does_not_overtake() -> None:
         Credit(4, 5),
         request(5),
         request(6, address="other/1"),
+        Query(7, "moved", "a/1"),
     ]
     for envelope in small_then_large:
         out.push(envelope)
     drain(out, peer)
     by_address = [e.id for e in peer.received if isinstance(e, Request) and e.address == "a/1"]
     assert by_address == [1, 2, 3, 4, 5]
+    about_address = [e.id for e in peer.received if isinstance(e, Query) or getattr(e, "address", "") == "a/1"]
+    assert about_address == [1, 2, 3, 4, 5, 7]
     answers = [(type(e), e.id) for e in peer.received if isinstance(e, Item | End) and e.id == 3]
     assert answers == [(Item, 3), (Item, 3), (End, 3)]
     for id, kind in ((2, Leave), (3, Leave), (4, Credit)):
