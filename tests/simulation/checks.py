@@ -319,7 +319,9 @@ def check_order(history: History, effects: dict[str, list[str]], parked: set[str
 
     For what is not durable two are compared only if no link ended between them: an accepted message that sits on a silo
     which was cut off or lost its lease is overtaken by what its sender sends by another way. The same holds for an ask
-    that waits and a later send, which is in the durable inbox; and for what a draining silo hands on.
+    that waits and a later send, which is in the durable inbox. What is durable may be overtaken only by what was sent
+    before its answer was there, and only while a silo drains or a link has said goodbye: it waits at the end of that
+    link, and what comes later goes another way.
     """
     places: dict[str, tuple[int, int, int]] = {}
     for (address, epoch, life), ids in history.ran_at.items():
@@ -344,7 +346,7 @@ def check_order(history: History, effects: dict[str, list[str]], parked: set[str
             last[op.sender, op.address] = op
             continue
         strict = kind_of(op.address) in DURABLE and (before.mode, op.mode) != ("ask", "send")
-        if _undisturbed(history, history.drained if strict else history.disturbed, before, op):
+        if not (_may_be_overtaken if strict else _disturbed)(history, before, op):
             history.violate(
                 "order of sender and actor", op.id, address=op.address,
                 expected=f"{op.sender} sent {before.id} first, so {op.id} comes after it",
@@ -353,10 +355,19 @@ def check_order(history: History, effects: dict[str, list[str]], parked: set[str
         last[op.sender, op.address] = op
 
 
-def _undisturbed(history: History, disturbed: list[float], first: Op, second: Op) -> bool:
-    at = bisect.bisect(disturbed, first.started)
-    ran = max(when for (op, _), when in history.ran_when.items() if op in (first.id, second.id))
-    return at == len(disturbed) or disturbed[at] > ran
+def _may_be_overtaken(history: History, first: Op, second: Op) -> bool:
+    under_way = first.ended is None or first.ended > second.started
+    return under_way and history.parts_between(first.started, _ran(history, first, second))
+
+
+def _disturbed(history: History, first: Op, second: Op) -> bool:
+    at = bisect.bisect(history.disturbed, first.started)
+    return at < len(history.disturbed) and history.disturbed[at] <= _ran(history, first, second)
+
+
+def _ran(history: History, first: Op, second: Op) -> float:
+    """When the later one of them ran."""
+    return max(when for (op, _), when in history.ran_when.items() if op in (first.id, second.id))
 
 
 def check_streams(history: History) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from actors.errors import ActorError, ActorFailed, CallCycle, OutcomeUnknown, Rejected, TurnInterrupted
 from actors.ref import OnBusy
 from tests.simulation.durable_work import DurableWork
-from tests.simulation.loop import PROCESS, START, SimLoop
+from tests.simulation.loop import PROCESS, START, Process, SimLoop
 
 _WORD = re.compile(r"[a-z]\d[\d./~]*")  # the ids of calls
 
@@ -90,7 +90,7 @@ class History:
         self.ran_when: dict[tuple[str, int], float] = {}  # (op id, epoch) -> when its handler began there last
         self.ran_at: dict[tuple[str, int, int], list[str]] = {}  # (address, epoch, life) -> op ids in order
         self.disturbed: list[float] = []  # when links ended and silos died, in order
-        self.drained: list[float] = []  # when silos began to drain, and had ended, in order
+        self.partings: dict[tuple[Process, int], tuple[float, float]] = {}  # by process and link, see ``part``
         self.work = DurableWork()
         self.on_reply: Callable[[Op], None] = lambda op: None
 
@@ -102,11 +102,23 @@ class History:
         self.note(f"VIOLATION {check}: {actual}", address=address)
         self.violations.append(violation)
 
-    def disturb(self, *, drained: bool = False) -> None:
+    def disturb(self) -> None:
         """A link has ended or a process died: what took that way may be overtaken."""
         self.disturbed.append(self.loop.time())
-        if drained:
-            self.drained.append(self.loop.time())
+
+    def part(self, process: Process, link: int = 0) -> None:
+        """A side of a link says goodbye, or a silo begins to drain: what is new goes another way from now on."""
+        self.partings.setdefault((process, link), (self.loop.time(), float("inf")))
+
+    def parted(self, process: Process, link: int | None = None) -> None:
+        """That link has ended; without one, the process."""
+        for key, (start, end) in self.partings.items():
+            if key[0] is process and link in (None, key[1]) and end == float("inf"):
+                self.partings[key] = start, self.loop.time()
+
+    def parts_between(self, start: float, end: float) -> bool:
+        """Whether a silo was about to go, or a link, at some time between the two."""
+        return any(began <= end and start <= ended for began, ended in self.partings.values())
 
     def begin(self, op: Op) -> None:
         if op.id in self.ops:

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.transport.handshake import Identity, Introduction, admit, introduce
 from cluster.transport.link import GrpcLink
 from cluster.transport.refusal import Refusal
+from tests.simulation.history import History
 from tests.simulation.loop import PROCESS, Process, SimLoop
 
 EOF = object()
@@ -352,7 +353,7 @@ class SimLink(GrpcLink):
 
     serials = itertools.count(1)
     trace: Callable[[str, GrpcLink, list[Any]], None] | None = None
-    ended: Callable[[], None] = staticmethod(lambda: None)
+    history: History
 
     def __init__(self, *args: Any, on_envelopes: Callable[[GrpcLink, list[Any]], None], **kwargs: Any) -> None:
         self.serial = next(SimLink.serials)
@@ -367,7 +368,13 @@ class SimLink(GrpcLink):
     def __hash__(self) -> int:
         return self.serial
 
+    def leave(self) -> None:
+        if not self.closed:
+            self.history.part(PROCESS.get(), self.serial)
+        super().leave()
+
     def end(self, reason: str) -> None:
         if not self.closed:
-            SimLink.ended()
+            self.history.disturb()
+            self.history.parted(PROCESS.get(), self.serial)
         super().end(reason)

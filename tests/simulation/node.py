@@ -82,6 +82,7 @@ class Node:
     def crash(self) -> None:
         process, silo, self.silo = self.process, self.silo, None
         self.world.history.disturb()
+        self.world.history.parted(process)
         self.world.loop.kill(process)
         self.world.network.kill(process)
         if silo is not None and silo._runtime in _open_callers:
@@ -101,9 +102,10 @@ class Node:
             return
         task = self.world.loop.spawn(process, silo.stop())
         started = self.world.loop.time()
-        self.world.history.disturb(drained=True)  # what it hands on goes another way than what its senders send next
+        self.world.history.disturb()  # what it hands on goes another way than what its senders send next
+        self.world.history.part(process)
         await self.world.wait_for(task, process)
-        self.world.history.disturb(drained=True)
+        self.world.history.disturb()
         took = self.world.loop.time() - started - self.world.frozen_for.get(process, 0.0)
         if took > 12:
             self.world.history.violate("a drain ends", self.name, expected="an end within 12 s", actual=f"{took:.1f} s")

@@ -125,7 +125,7 @@ class World:
         SimDial.network = SimListener.network = self.network
         SimEtcdClient.path = self.path
         SimLink.serials = itertools.count(1)
-        SimLink.ended = staticmethod(self.history.disturb)
+        SimLink.history = self.history
         SimLink.trace = self._trace if self.trace else None
         with ExitStack() as stack:
             for module, name, fake in (
@@ -140,6 +140,7 @@ class World:
                 ("secrets", "token_hex", lambda size=16: tokens.randbytes(size).hex()),
                 ("secrets", "token_bytes", lambda size=16: tokens.randbytes(size)),
                 ("secrets", "randbits", tokens.getrandbits),
+                ("cluster.suspicion", "sample", random.Random(f"{self.seed} suspicion").sample),
                 ("actors.durable_state", "_WORTH_A_DELTA", 256),
                 ("actors.durable_state", "_MOST_DELTAS", 6),
                 ("actors.state_delta", "_BLOCK", 32),
