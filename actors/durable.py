@@ -568,9 +568,10 @@ class Durable:
         self.flush()
 
     def interrupt(self, turn: "Turn") -> None:
-        """With the next commit a message is stopped also if it has to run again."""
+        """With the next commit a message is stopped as often as it was here also if it has to run again."""
         stopped = turn.interruption
-        row = records.Interrupt(stopped.reason or "", self._activation.runtime.clock.time(), stopped.rollback)
+        first, *later = stopped.reasons
+        row = records.Interrupt(first, self._activation.runtime.clock.time(), stopped.rollback, later)
         self._put[INTERRUPT + turn.id.encode()] = encode(row)
 
     def adopt(self, turn: "Turn") -> Write:

@@ -85,7 +85,7 @@ class Inbox:
         self._turns[turn.request.message_id] = turn
         if self._interrupts and turn.request.message_id in self._interrupts:
             interrupt = self._interrupts.pop(turn.request.message_id)
-            turn.interruption.note(interrupt.reason, rollback=interrupt.rollback)
+            turn.interruption.note([interrupt.reason, *interrupt.later], rollback=interrupt.rollback)
         if turn.request.key:
             self._keys = self._keys or {}
             self._keys[turn.request.key] = turn

@@ -16,75 +16,94 @@ T = TypeVar("T")
 
 GRACE: Final = 5.0
 """Seconds that a turn has to clean up before it can be interrupted again."""
+MOST: Final = 32
+"""Interrupts of one turn that are told apart where it runs again: it hears of later ones as of one."""
 
 
 class Interruption:
-    """Whether a turn was interrupted, and has heard of it."""
+    """How often a turn was interrupted, and how often it has heard of that.
 
-    __slots__ = ("_at", "_heard", "_over", "_task", "handler", "reason", "rollback")
+    It hears of them one by one, with time to clean up in between, also where it runs again.
+    """
+
+    __slots__ = ("_again_at", "_cancelled", "_over", "_task", "handler", "heard", "reasons", "rollback")
 
     def __init__(self) -> None:
-        self.reason: str | None = None
-        """Why it was interrupted; None: it was not."""
+        self.reasons: list[str] = []
+        """Why it was interrupted, each time."""
+        self.heard = 0
+        """How many of these it knows of."""
         self.rollback = False
         """Whether nothing of the turn is to stay, whatever its handler makes of the interruption."""
         self.handler: Coroutine[Any, Any, Any] | None = None
         """What listens, while it runs."""
-        self._heard = False
         self._task: asyncio.Task[Any] | None = None
-        self._over = False
-        self._at = float("-inf")
+        self._over = self._cancelled = False
+        self._again_at = float("-inf")
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was interrupted when it last heard of that, or will hear first; None: it was not."""
+        return self.reasons[max(self.heard, 1) - 1] if self.reasons else None
 
     @property
     def pending(self) -> bool:
-        """Whether the turn has yet to hear of it."""
-        return self.reason is not None and not self._heard
+        """Whether there is one that the turn has yet to hear of."""
+        return self.heard < len(self.reasons)
 
-    @property
-    def heard(self) -> bool:
-        """Whether the turn knows that it was interrupted."""
-        return self.reason is not None and self._heard
-
-    def note(self, reason: str, *, rollback: bool) -> None:
-        """The turn was interrupted before it began, perhaps on another silo: it hears of it once it has caught up."""
-        self.reason, self.rollback = reason, rollback
+    def note(self, reasons: list[str], *, rollback: bool) -> None:
+        """The turn was interrupted before it began, perhaps on another silo: it hears of that once it has caught up."""
+        self.reasons, self.rollback = reasons, rollback
 
     def request(self, reason: str, now: float, *, rollback: bool = False) -> bool:
         """Interrupt it, now or as soon as it begins. Whether it will hear of it: not so if its handler has ended."""
         if self._over:
             return False
         self.rollback = self.rollback or rollback
-        if not self.pending and now >= self._at + GRACE:  # else it has been told, and cleans up
-            self.reason, self._heard, self._at = reason, False, now
+        if not self.pending and now >= self._again_at:  # else it has been told, and cleans up
+            if len(self.reasons) == MOST:
+                self.reasons.pop()
+                self.heard -= 1
+            self.reasons.append(reason)
             self.deliver()
         return True
 
     def deliver(self) -> None:
-        """Let the turn hear of it at the await that it waits at, or comes to next."""
-        if self.pending and self._task is not None:
-            self._task.get_loop().call_soon(self._cancel)
+        """Let the turn hear of it at the await that it waits at, or comes to next, unless it still cleans up."""
+        if self.pending and self._task is not None and self._task.get_loop().time() >= self._again_at:
+            self._cancel_soon(self._task)
 
-    def _cancel(self) -> None:
-        if self.pending and self._task is not None and not self._over:
+    def _cancel_soon(self, task: asyncio.Task[Any]) -> None:
+        task.get_loop().call_soon(self._cancel, self.heard)
+
+    def _cancel(self, heard: int) -> None:
+        if self.pending and self.heard == heard and self._task is not None and not self._over:
+            self._cancelled = True
             self._task.cancel()
 
     async def check(self) -> None:
-        """Raise ``Interrupted`` if the turn has yet to hear of it: before anything that costs is begun."""
+        """Raise ``Interrupted`` if the turn has yet to hear of one: before anything that costs is begun."""
         if not self.pending:
             return
-        if asyncio.current_task() is self._task:
-            raise self._take()
-        self.deliver()  # and with the turn what runs beside it for it, this too
+        if self._task is not None:
+            if asyncio.current_task() is self._task:
+                raise self._take(self._task)
+            self._cancel_soon(self._task)  # and with the turn what runs beside it for it, this too
         await asyncio.sleep(GRACE)
         raise asyncio.CancelledError
 
-    def _take(self) -> Interrupted:
-        self._heard = True
+    def _take(self, task: asyncio.Task[Any]) -> Interrupted:
+        self._cancelled = False
+        self.heard += 1
+        loop = task.get_loop()
+        self._again_at = loop.time() + GRACE
+        if self.pending:  # it was told again before, elsewhere
+            loop.call_later(GRACE, self._cancel, self.heard)
         return Interrupted(self.reason)
 
     def of(self, error: BaseException) -> bool:
         """Whether what a handler raised is the interruption, if only among others (as a TaskGroup tells of it)."""
-        if self.reason is None:
+        if not self.reasons:
             return False
         return isinstance(error, Interrupted) or (
             isinstance(error, BaseExceptionGroup) and error.subgroup(Interrupted) is not None
@@ -117,9 +136,9 @@ class Interruption:
                     value = yield waits_for
                 except asyncio.CancelledError as cancelled:
                     error = cancelled
-                    if self.pending and goes_on():
+                    if self._cancelled and self.pending and goes_on():
                         task.uncancel()
-                        error = self._take()
+                        error = self._take(task)
                 except GeneratorExit:  # nobody runs it any more, and the handler may have gone before
                     handler.close()
                     raise

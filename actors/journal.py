@@ -85,8 +85,8 @@ class Journal:
     """The steps of one turn."""
 
     __slots__ = (
-        "_active", "_arrived", "_counts", "_loaded", "_recorded", "_replaying", "_sources", "_started", "_turn",
-        "_unused", "keys", "quick", "reads", "writers",
+        "_active", "_arrived", "_counts", "_heard", "_loaded", "_recorded", "_replaying", "_sources", "_started",
+        "_turn", "_unused", "keys", "quick", "reads", "writers",
     )  # fmt: skip
 
     def __init__(self, turn: "Turn", rows: Mapping[bytes, bytes]) -> None:
@@ -95,6 +95,7 @@ class Journal:
         self._counts: dict[str, int] = {}
         self._recorded: dict[str, Recorded] = {}
         self._loaded: dict[str, list[Deltas]] = {}
+        self._heard: dict[str, int] = {}  # interrupts that had been heard of before a step was called, if any
         self._arrived: asyncio.Event | None = None
         self._active = 0  # steps whose bodies run
         self._replaying = 0  # streams whose journaled deltas are being yielded
@@ -110,19 +111,31 @@ class Journal:
             row = records.journal_rows.decode(value)
             if isinstance(row, Read):
                 self.reads[int(path[1:])] = row.message_id
-            elif isinstance(row, Deltas):
-                self._loaded.setdefault(path.decode(), []).append(row)
             else:
-                self._recorded[path.decode()] = row
+                self._load(path.decode(), row)
             self.keys.append(JOURNAL + turn.number + key)
             if isinstance(row, Finished) and row.value is None:
                 self.keys.append(BESIDE + JOURNAL + turn.number + key)
         self._unused = self._recorded.keys() | self._loaded.keys()
 
+    def _load(self, path: str, row: Recorded | Deltas) -> None:
+        if isinstance(row, Deltas):
+            self._loaded.setdefault(path, []).append(row)
+        else:
+            self._recorded[path] = row
+        if row.heard:
+            self._heard[path] = row.heard
+
     @property
     def caught_up(self) -> bool:
         """Whether the code has come to everything that was journaled before."""
         return not self._unused and not self._replaying
+
+    @property
+    def comes_to_interrupt(self) -> bool:
+        """Whether the code has come to all that was journaled before the next interrupt that it has to hear of."""
+        interruption = self._turn.interruption
+        return interruption.pending and all(self._heard.get(path, 0) > interruption.heard for path in self._unused)
 
     @property
     def turn(self) -> "Turn":
@@ -179,10 +192,10 @@ class Journal:
         retry: Retry | None,
     ) -> Any:
         await self.catch_up(path, label)
-        elapsed = self.elapsed()
+        elapsed, heard = self.elapsed(), self._turn.interruption.heard
         progress = Progress(self, shown_path(path))
         if once:
-            await self.record(path, Started(label, elapsed), tell=progress.started())
+            await self.record(path, Started(label, elapsed, heard), tell=progress.started())
         self._turn.check_runs()
         await self._turn.interruption.check()
         step = Step(path, Effects())
@@ -194,7 +207,7 @@ class Journal:
             payload, value = self._round_trip(path, result)
         except Exception as error:
             raised = failure.raised(0, f"step {_shown(path)}", error)
-            await self.record(path, Raised(label, elapsed, raised), tell=progress.failed(raised))
+            await self.record(path, Raised(label, elapsed, raised, heard), tell=progress.failed(raised))
             raise
         finally:
             progress.end()
@@ -202,7 +215,7 @@ class Journal:
             current_step.reset(token)
         self._turn.check_runs()
         large = len(payload) > records.LARGE
-        row = Finished(label, elapsed, None if large else payload)
+        row = Finished(label, elapsed, None if large else payload, heard)
         beside = payload if large else None
         await self.record(path, row, beside=beside, effects=step.effects, tell=progress.finished())
         return value
@@ -285,7 +298,7 @@ class Journal:
         progress = Progress(self, shown_path(path))
         writer = StreamWriter(self._turn, self, self._key(path), channel, chunks=len(chunks))
         self.writers.append(writer)
-        elapsed = self.elapsed()
+        elapsed, heard = self.elapsed(), self._turn.interruption.heard
         self._turn.check_runs()
         await self._turn.interruption.check()
         if anew:
@@ -304,10 +317,10 @@ class Journal:
                 yield value
         except Exception as error:
             raised = failure.raised(0, f"step {_shown(path)}", error)
-            await writer.finish(Raised(label, elapsed, raised), tell=progress.failed(raised))
+            await writer.finish(Raised(label, elapsed, raised, heard), tell=progress.failed(raised))
             raise
         else:
-            await writer.finish(Finished(label, elapsed, b"\xc0"), tell=progress.finished())
+            await writer.finish(Finished(label, elapsed, b"\xc0", heard), tell=progress.finished())
         finally:
             progress.end()
             if source in self._sources:
@@ -387,9 +400,9 @@ class Journal:
 
     def _use(self, path: str) -> None:
         self._unused.discard(path)
-        if not self._unused:
-            if self._arrived is not None:
-                self._arrived.set()
+        if not self._unused and self._arrived is not None:
+            self._arrived.set()
+        if self.comes_to_interrupt:
             self._turn.interruption.deliver()
 
     async def catch_up(self, path: str, label: str) -> None:
@@ -399,8 +412,10 @@ class Journal:
         to everything; and what it did once it was interrupted it does again if it is told so where it was then.
         """
         interruption = self._turn.interruption
-        if not self._unused or interruption.heard:
+        if not self._unused or (interruption.heard and not interruption.pending):
             return
+        if self.comes_to_interrupt:
+            await interruption.check()
         before = [row.elapsed for name in self._unused if (row := self._recorded.get(name)) is not None]
         left = max(before, default=0.0) * 1.5 + _PATIENCE - self.elapsed()
         if interruption.pending:

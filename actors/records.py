@@ -76,6 +76,8 @@ class Interrupt(msgspec.Struct, array_like=True):
     at: float
     rollback: bool = False
     """Whether nothing of its turn is to stay."""
+    later: list[str] = []
+    """The reasons of the interrupts that came after this one, while the turn went on."""
 
 
 class Run(msgspec.Struct, array_like=True):
@@ -91,6 +93,8 @@ class Started(msgspec.Struct, array_like=True, tag=1):
     function: str
     elapsed: float = 0.0
     """Seconds from the start of the turn to the call of the step."""
+    heard: int = 0
+    """How many interrupts the turn had heard of by then; also below."""
 
 
 class Finished(msgspec.Struct, array_like=True, tag=2):
@@ -99,6 +103,7 @@ class Finished(msgspec.Struct, array_like=True, tag=2):
     function: str
     elapsed: float
     value: bytes | None
+    heard: int = 0
 
 
 class Raised(msgspec.Struct, array_like=True, tag=3):
@@ -107,6 +112,7 @@ class Raised(msgspec.Struct, array_like=True, tag=3):
     function: str
     elapsed: float
     failure: Failure
+    heard: int = 0
 
 
 class Deltas(msgspec.Struct, array_like=True, tag=4):
@@ -114,6 +120,7 @@ class Deltas(msgspec.Struct, array_like=True, tag=4):
 
     deltas: list[bytes]
     offset: int = -1
+    heard: int = 0
 
 
 class Waiting(msgspec.Struct, array_like=True, tag=6):
@@ -122,6 +129,7 @@ class Waiting(msgspec.Struct, array_like=True, tag=6):
     function: str
     elapsed: float
     deadline: float
+    heard: int = 0
 
 
 class Read(msgspec.Struct, array_like=True, tag=5):

@@ -19,12 +19,13 @@ _MOST_WAITING = 256
 class StreamWriter:
     """Whatever has come while the last commit was under way goes into the next one, to the journal and the channel."""
 
-    __slots__ = ("_begins", "_chunk", "_drop", "_journal", "_key", "_log", "_task", "_turn", "_waiting")
+    __slots__ = ("_begins", "_chunk", "_drop", "_heard", "_journal", "_key", "_log", "_task", "_turn", "_waiting")
 
     def __init__(self, turn: "Turn", journal: "Journal", key: bytes, channel: str | None, *, chunks: int) -> None:
         self._turn = turn
         self._journal = journal
         self._key = key
+        self._heard = turn.interruption.heard
         self._chunk = chunks
         self._begins = not chunks
         self._waiting: list[bytes] = []
@@ -79,7 +80,7 @@ class StreamWriter:
         deltas, self._waiting = self._waiting, []
         drop, self._drop = self._drop, []
         key, items = self._chunk_key(self._chunk), self._items(deltas)
-        put[key] = encode(Deltas(deltas, self._offset()))
+        put[key] = encode(Deltas(deltas, self._offset(), self._heard))
         self._journal.keys.append(key)
         self._chunk += 1
         if self._log is not None and not self._log.closed:
@@ -115,7 +116,7 @@ class StreamWriter:
         items = self._items(deltas)
         publish = (self._log.name, items) if self._log is not None and items and not self._log.closed else None
         if deltas:
-            put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset()))
+            put[self._chunk_key(self._chunk)] = encode(Deltas(deltas, self._offset(), self._heard))
             self._chunk += 1
         await self._journal.write(put, drop=drop, publish=publish, tell=tell)
 

@@ -320,7 +320,7 @@ class Turn:
     @property
     def interrupted(self) -> bool:
         """Whether somebody has stopped it, at any time."""
-        return self._interruption is not None and self._interruption.reason is not None
+        return self._interruption is not None and bool(self._interruption.reasons)
 
     @property
     def rolls_back(self) -> bool:
@@ -472,7 +472,7 @@ class Turn:
                 if self.spec.streams:
                     work = self._pump(work)
                 if self.spec.lane is Lane.TURN:
-                    at_once = not self._has_journal() or self.journal.caught_up
+                    at_once = not self._has_journal() or self.journal.comes_to_interrupt
                     result = await self.interruption.listen(work, at_once=at_once, goes_on=lambda: self.goes_on)
                 else:
                     result = await work

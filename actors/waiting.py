@@ -38,7 +38,7 @@ async def wait_for(turn: "Turn", name: str, timeout: float | None) -> Any:
     if isinstance(row, Raised):
         raise failure.to_original(row.failure)
     await journal.catch_up(path, _LABEL)
-    elapsed = journal.elapsed()
+    elapsed, heard = journal.elapsed(), turn.interruption.heard
     if not isinstance(row, Waiting):
         deadline = float("inf") if timeout is None else clock.time() + timeout
         row = None
@@ -52,7 +52,7 @@ async def wait_for(turn: "Turn", name: str, timeout: float | None) -> Any:
         if found is not None:
             key, value = found
             large = len(value) > LARGE
-            end = Finished(_LABEL, elapsed, None if large else value)
+            end = Finished(_LABEL, elapsed, None if large else value, heard)
             await journal.record(
                 path,
                 end,
@@ -66,7 +66,7 @@ async def wait_for(turn: "Turn", name: str, timeout: float | None) -> Any:
             continue
         if clock.time() >= deadline:
             error = TimeoutError(f"{turn.where}: no signal {name!r} came in time")
-            late = Raised(_LABEL, elapsed, failure.raised(0, turn.where, error))
+            late = Raised(_LABEL, elapsed, failure.raised(0, turn.where, error), heard)
             await journal.record(path, late, tell=[*turn.untold, {"event": "timed_out", **told}])
             raise error
         await _rest(turn, Wait(turn, name, deadline), path, new=row is None)
@@ -85,7 +85,8 @@ async def _rest(turn: "Turn", wait: Wait, path: str, *, new: bool) -> None:
             durable.forgive(turn)
             until = wait.deadline if wait.deadline != float("inf") else None
             tell = [*turn.untold, {"event": "waiting", "name": wait.name, "until": until}]
-            await turn.journal.record(path, Waiting(_LABEL, turn.journal.elapsed(), wait.deadline), tell=tell)
+            row = Waiting(_LABEL, turn.journal.elapsed(), wait.deadline, turn.interruption.heard)
+            await turn.journal.record(path, row, tell=tell)
         elif own and (turn.adoptions >= 0 or durable.wake_is_stale):
             durable.forgive(turn)
             await activation.write(durable.compose())
