@@ -12,13 +12,14 @@ import tempfile
 import time
 from collections import Counter
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from cluster import Client, connect
 from cluster.local_cluster import LocalCluster
 from examples.checks import Checks
 from examples.conversation import Conversation
-from examples.investigation import INSTEAD, SUBJECT, investigating
+from examples.investigation import INSTEAD, SHORT, SUBJECT, investigating
 from examples.local_model import model_in_environment
 from examples.reader import Reader
 from examples.stage import Row, Stage
@@ -49,19 +50,22 @@ MID_SENTENCE = 8
 class Demo:
     """The acts, and what was checked in them."""
 
-    def __init__(self, client: Client, cluster: LocalCluster, stage: Stage, checks: Checks) -> None:
+    def __init__(
+        self, client: Client, cluster: LocalCluster, stage: Stage, checks: Checks, *, sessions: int = len(OPENINGS)
+    ) -> None:
+        self.openings = dict(islice(OPENINGS.items(), sessions))
         self.client = client
         self.cluster = cluster
         self.stage = stage
         self.check = checks
-        self.readers = {name: Reader(name, partial(self._show, name)) for name in OPENINGS}
+        self.readers = {name: Reader(name, partial(self._show, name)) for name in self.openings}
         self.pieces = Counter[str]()
         """How many pieces of its paragraph each session has told."""
         self.writing: set[str] = set()
         """The sessions that write now ..."""
         self.mid_sentence = asyncio.Event()
         """... and whether all of them have told a few."""
-        for name in OPENINGS:
+        for name in self.openings:
             stage.rows[f"session-{name}"] = Row()
 
     async def follow_placements(self) -> None:
@@ -101,20 +105,20 @@ class Demo:
 
     async def stored(self) -> dict[str, Story]:
         """Every story as its session remembers it."""
-        names = list(OPENINGS)
+        names = list(self.openings)
         stories = await asyncio.gather(*(Session.ref(name).options(timeout=ANSWER_LIMIT).read() for name in names))
         return dict(zip(names, stories, strict=True))
 
     async def play(self) -> None:
         """All acts, unattended."""
-        self.stage.say("Act 1: a dozen sessions write at once, placed over three silos", style="bold")
-        await self.write_all(OPENINGS)
+        self.stage.say(f"Act 1: {len(self.openings)} sessions write at once, placed over three silos", style="bold")
+        await self.write_all(self.openings)
         stories = await self.stored()  # those who finished first sleep already: this wakes them
         placements = await self.client.placements("session")
         spread = Counter(placements.values())
         self.check(
             f"the sessions live on 3 silos: {dict(sorted(spread.items()))}",
-            fulfilled=len(spread) == 3 and spread.total() == len(OPENINGS),
+            fulfilled=len(spread) == 3 and spread.total() == len(self.openings),
         )
         self.check_texts(stories, turns=1, what="each session remembers exactly what was streamed")
 
@@ -124,7 +128,7 @@ class Demo:
         self.check_texts(stories, turns=1, what="all of them woke up with their story")
 
         self.stage.say("Act 3: one silo is killed with SIGKILL in mid-sentence", style="bold")
-        writing = asyncio.create_task(self.write_all(dict.fromkeys(OPENINGS, SECOND_LINE)))
+        writing = asyncio.create_task(self.write_all(dict.fromkeys(self.openings, SECOND_LINE)))
         victim, orphans = await self.kill_one(writing)
         await writing
         self.check_texts(await self.stored(), turns=2, what="no story misses a word or has one twice; no call failed")
@@ -135,12 +139,12 @@ class Demo:
         )
 
         self.stage.say("Act 4: somebody has another idea in mid-sentence", style="bold")
-        await self.redirect(next(iter(OPENINGS)))
+        await self.redirect(next(iter(self.openings)))
 
     def check_texts(self, stories: dict[str, Story], *, turns: int, what: str) -> None:
         """Compare what the sessions remember with what was read while they wrote."""
         wrong = [n for n, story in stories.items() if story.text != self.readers[n].text or story.turns != turns]
-        empty = [name for name, story in stories.items() if len(story.text) <= len(OPENINGS[name]) + len(END)]
+        empty = [name for name, story in stories.items() if len(story.text) <= len(self.openings[name]) + len(END)]
         flaws = {name: reader.flaws for name, reader in self.readers.items() if reader.flaws}
         details = f" (wrong: {wrong}, empty: {empty}, flaws: {flaws})" if wrong or empty or flaws else ""
         self.check(what + details, fulfilled=not details)
@@ -203,7 +207,7 @@ class Demo:
         return victim, orphans
 
 
-async def run(*, interactive: bool) -> int:
+async def run(*, interactive: bool, sessions: int, stories_only: bool) -> int:
     """Set the stage, play, and tell what was checked. Returns the exit status."""
     stage = Stage()
     checks = Checks(stage.say)
@@ -218,15 +222,17 @@ async def run(*, interactive: bool) -> int:
                     if interactive:
                         await Conversation(client, cluster, list(OPENINGS)).run()
                         return 0
-                    demo = Demo(client, cluster, stage, checks)
+                    demo = Demo(client, cluster, stage, checks, sessions=sessions)
                     follow = asyncio.create_task(demo.follow_placements())
                     try:
                         with stage:
                             await demo.play()
                     finally:
                         follow.cancel()
+            if stories_only:
+                return checks.exit_status()
             stage.say(f"Act 5: on three new silos, an agent looks up how Python's library uses {SUBJECT}", style="bold")
-            async with investigating(stage, checks) as investigation:
+            async with investigating(stage, checks, SHORT) as investigation:
                 await investigation.play(SUBJECT, INSTEAD)
     return checks.exit_status()
 
@@ -235,9 +241,19 @@ def main() -> None:
     """Entry point of ``python -m examples.demo``."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
     parser.add_argument("--interactive", action="store_true", help="write yourself")
+    parser.add_argument("--stories-only", action="store_true", help="without the agent that does research")
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        choices=range(6, len(OPENINGS) + 1),
+        default=len(OPENINGS),
+        metavar="N",
+        help="how many stories are written, 6 to %(default)s (default %(default)s)",
+    )
     options = parser.parse_args()
+    playing = run(interactive=options.interactive, sessions=options.sessions, stories_only=options.stories_only)
     try:
-        sys.exit(asyncio.run(run(interactive=options.interactive)))
+        sys.exit(asyncio.run(playing))
     except KeyboardInterrupt:
         sys.exit(130)
 

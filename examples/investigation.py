@@ -8,8 +8,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,23 @@ from cluster import Client, connect
 from cluster.local_cluster import LocalCluster
 from examples.checks import Checks
 from examples.local_model import model_in_environment
-from examples.research import Research
+from examples.research import Research, Scope
 from examples.stage import Stage
 from examples.survey import Part, Reading, divide, is_known, read, source_of
 
 SUBJECT, INSTEAD = "subprocess", "threading"
-LIMIT = 900.0
+DOCUMENTS = 120
+SHORT = Scope(documents=12, tokens=24)
+"""What ``make demo`` has time for."""
+LIMIT = 3600.0
 """Seconds that the whole research may take."""
-SOME = 3
-"""Parts that have been read when something happens to the agent."""
 
 
 class Investigation:
     """One research, followed from its first plan to its report."""
 
-    def __init__(self, client: Client, cluster: LocalCluster, stage: Stage, checks: Checks) -> None:
+    def __init__(self, client: Client, cluster: LocalCluster, stage: Stage, checks: Checks, *, scope: Scope) -> None:
+        self.scope = scope
         self.client = client
         self.cluster = cluster
         self.stage = stage
@@ -75,18 +77,28 @@ class Investigation:
         """The parts of the library of which there is a finding."""
         return [event["part"] for event in self.events if event.get("read") == module]
 
-    async def play(self, subject: str, instead: str, *, thorough: bool = False) -> None:
+    def noted(self, module: str) -> dict[str, str]:
+        """The notes there are, by file; one that came twice is a flaw."""
+        found: dict[str, str] = {}
+        for event in self.events:
+            if event.get("noted") == module:
+                if event["file"] in found:
+                    self.flaws.append(f"two notes on {event['file']}")
+                found[event["file"]] = event["note"]
+        return found
+
+    async def play(self, subject: str, instead: str) -> None:
         """Ask for one subject, then for another, kill the agent's silo, and approve of the report."""
         started = time.monotonic()
         agent = self.agent.options(timeout=LIMIT)
-        asking = asyncio.create_task(agent.investigate(subject, thorough=thorough))
+        asking = asyncio.create_task(agent.investigate(subject, scope=self.scope))
         tasks: list[asyncio.Task[Any]] = [asking, asyncio.create_task(self.follow())]
         try:
-            await self.reached(lambda: len(self.parts_read(subject)) >= SOME, asking)
+            await self.reached(lambda: bool(self.noted(subject)), asking)
             self.stage.say(f'  You: "{instead} instead!"', style="bold")
             redirecting = asyncio.create_task(agent.options(on_busy="steer").investigate(instead))
             tasks.append(redirecting)
-            await self.reached(lambda: len(self.parts_read(instead)) >= SOME, asking)
+            await self.reached(lambda: bool(self.noted(instead)), asking)
             victim = await self._kill_its_silo()
             await self.reached(lambda: "question" in self.events[-1], asking)
             home = (await self.client.placements("research")).get(self.agent.address, "asleep")
@@ -97,7 +109,7 @@ class Investigation:
             report = await asking
             self.check("the other subject was taken by the turn that ran", fulfilled=_is_steered(await redirecting))
             self.stage.say(f"  The report, after {time.monotonic() - started:.0f} s:\n\n{report}")
-            await self._check_report(subject, instead, report, thorough=thorough)
+            await self._check_report(subject, instead, report)
         finally:
             for task in tasks:
                 task.cancel()
@@ -109,18 +121,31 @@ class Investigation:
         self.stage.say(f"  {home}, which hosts the agent, is dead", style="bold")
         return home
 
-    async def _check_report(self, subject: str, instead: str, report: str, *, thorough: bool) -> None:
-        parts = await asyncio.to_thread(divide, thorough=thorough)
-        before, after = self.parts_read(subject), self.parts_read(instead)
+    async def _check_report(self, subject: str, instead: str, report: str) -> None:
+        scope = self.scope
+        parts = (await asyncio.to_thread(divide, thorough=scope.thorough))[: scope.parts]
+        numbers = [part.number for part in parts]
         self.check(
-            f"{len(before)} of {len(parts)} parts were read for {subject}, all of them once for {instead}",
-            fulfilled=len(before) < len(parts) and sorted(after) == [part.number for part in parts],
+            f"all of {len(parts)} parts were read once for {subject}, and once for {instead}",
+            fulfilled=sorted(self.parts_read(subject)) == sorted(self.parts_read(instead)) == numbers,
+        )
+        before, counted = self.noted(subject), await asyncio.to_thread(count, subject, parts)
+        wanted = len(counted.most_of_it(scope.documents))
+        self.check(f"{len(before)} of {wanted} notes were written for {subject}", fulfilled=len(before) < wanted)
+        counted = await asyncio.to_thread(count, instead, parts)
+        written = self.noted(instead)
+        listed = [f"\n{path}: {note}\n" for path, note in written.items() if note.strip()]
+        self.check(
+            f"the report has the notes on {len(listed)} files that use {instead}, all that were wanted",
+            fulfilled=sorted(written) == sorted(counted.most_of_it(scope.documents))
+            and len(listed) == len(written)
+            and all(note in report for note in listed),
         )
         self.check(f"its readers lost no entry and got none twice{_listed(self.flaws)}", fulfilled=not self.flaws)
         notes = await self.agent.notes()
         self.check(
             "it has counted right, whichever silo did it",
-            fulfilled=(notes.module, notes.found.uses) == (instead, await asyncio.to_thread(count, instead, parts)),
+            fulfilled=(notes.module, notes.found.uses) == (instead, counted.uses),
         )
         streamed = await self._streamed(len(report))
         self.check("the report is what was streamed and what is stored", fulfilled=report == streamed == notes.report)
@@ -157,7 +182,7 @@ class Investigation:
         elif line.startswith("/kill "):
             kill(self.cluster, line.removeprefix("/kill ").strip())
         elif is_known(line):
-            await self.agent.options(on_busy="steer").investigate.send(line)
+            await self.agent.options(on_busy="steer").investigate.send(line, scope=self.scope)
         elif line:
             print(f"Python's library has no module {line}")
 
@@ -173,13 +198,13 @@ def kill(cluster: LocalCluster, name: str) -> None:
             os.kill(silo.pid, signal.SIGKILL)
 
 
-def count(module: str, parts: list[Part]) -> dict[str, int]:
+def count(module: str, parts: list[Part]) -> Reading:
     """The uses of a module, counted here and now."""
     found = Reading()
     for path in [path for part in parts for path in part.paths]:
         if module in source_of(path):
             found.add(read(path, module))
-    return dict(Counter(found.uses).most_common())
+    return found
 
 
 def _is_steered(answer: object) -> bool:
@@ -195,18 +220,20 @@ def _in_words(event: dict[str, Any]) -> str:
         return f"The plan for {event['plan']}: {len(event['parts'])} parts"
     if "question" in event:
         return f"It asks: {event['question']}"
+    if "noted" in event:
+        return f"{event['noted']}, note {event['number']} of {event['count']}, {event['file']}: {event['note']}"
     most = ", ".join(f"{name} {times}x" for name, times in list(event["uses"].items())[:3])
     return f"{event['read']}, {event['of']}: {event['users']} of {event['files']} files {most}".rstrip()
 
 
 @contextlib.asynccontextmanager
-async def investigating(stage: Stage, checks: Checks) -> AsyncIterator[Investigation]:
+async def investigating(stage: Stage, checks: Checks, scope: Scope) -> AsyncIterator[Investigation]:
     """An agent on a cluster of its own. The model is in the environment."""
     options = ["--log-level", "error"]
     with tempfile.TemporaryDirectory(prefix="agentsilo-research-") as directory:
         async with LocalCluster(["examples.research"], silos=3, directory=Path(directory), options=options) as cluster:
             async with connect(etcd=cluster.etcd) as client:
-                yield Investigation(client, cluster, stage, checks)
+                yield Investigation(client, cluster, stage, checks, scope=scope)
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -214,12 +241,21 @@ async def run(options: argparse.Namespace) -> int:
     stage = Stage()
     checks = Checks(stage.say)
     stage.say("Starting the language model, etcd and three silos ...")
-    async with model_in_environment(), investigating(stage, checks) as investigation:
+    scope = SHORT if options.short else Scope(thorough=True, documents=DOCUMENTS)
+    scope = replace(scope, parts=options.parts, documents=options.documents or scope.documents)
+    async with model_in_environment(), investigating(stage, checks, scope) as investigation:
         if options.interactive:
             await investigation.converse()
             return 0
-        await investigation.play(options.module, options.instead, thorough=options.thorough)
+        await investigation.play(options.module, options.instead)
     return checks.exit_status()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 is needed, not {text}")
+    return number
 
 
 def main() -> None:
@@ -230,7 +266,13 @@ def main() -> None:
     parser.add_argument("module", nargs="?", default=SUBJECT, help="what to look for first (default %(default)s)")
     parser.add_argument("--instead", default=INSTEAD, help="what it is told to look for then (default %(default)s)")
     parser.add_argument(
-        "--thorough", action="store_true", help="the library's tests and tools too: three times as many files"
+        "--documents", type=_positive, metavar="N", help=f"notes on at most N files (default {DOCUMENTS}: minutes)"
+    )
+    parser.add_argument("--parts", type=_positive, metavar="N", help="read only N of the library's parts")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help=f"a minute's work: without the library's tests and tools, and short notes on {SHORT.documents} files",
     )
     parser.add_argument("--interactive", action="store_true", help="decide yourself")
     options = parser.parse_args()

@@ -71,9 +71,14 @@ class Endpoint:
 
 
 async def complete(
-    prompt: str, *, max_tokens: int = 60, seed: int | None = None, endpoint: Endpoint | None = None
+    prompt: str,
+    *,
+    title: str = "A Short Story",
+    max_tokens: int = 60,
+    seed: int | None = None,
+    endpoint: Endpoint | None = None,
 ) -> AsyncGenerator[str, None]:
-    """Continue the story ``prompt``, yielding pieces of text as the model produces them.
+    """Continue the text ``prompt``, which has that title, yielding pieces of text as the model produces them.
 
     At most ``max_tokens`` tokens; the local model stops earlier where a sentence ends in the second half of them. The
     same ``seed`` makes the local model's text more alike between runs, not identical. ``endpoint`` defaults to
@@ -87,17 +92,17 @@ async def complete(
     # A proxy from the environment is for the provider; it cannot reach this machine's loopback address.
     http = DefaultAsyncHttpxClient(trust_env=endpoint.chat)
     async with AsyncOpenAI(base_url=endpoint.url, api_key=endpoint.api_key, http_client=http) as client:
-        async for piece in pieces(client, endpoint.model, prompt, max_tokens, seed):
+        async for piece in pieces(client, endpoint.model, title, prompt, max_tokens, seed):
             yield piece
 
 
 async def _continue_text(
-    client: AsyncOpenAI, model: str, story: str, max_tokens: int, seed: int | None
+    client: AsyncOpenAI, model: str, title: str, text: str, max_tokens: int, seed: int | None
 ) -> AsyncIterator[str]:
     stream = await client.completions.create(
         model=model,
         # A heading is enough to make the model tell a story; space at the end would make it stumble.
-        prompt=f"# A Short Story\n\n{story.rstrip()}",
+        prompt=f"# {title}\n\n{text.rstrip()}",
         max_tokens=max_tokens,
         temperature=0.8,
         seed=seed,
@@ -116,29 +121,29 @@ async def _continue_text(
             "logit_bias": [["\n" * count, False] for count in range(1, 5)],
         },
     )
-    text, count = "", 0
+    written, count = "", 0
     async with stream:
         async for chunk in stream:
             piece = chunk.choices[0].text if chunk.choices else ""
             if piece:
                 yield piece
-            text, count = text + piece, count + 1
-            if count > max_tokens // 2 and text.endswith(_SENTENCE_ENDS):
+            written, count = written + piece, count + 1
+            if count > max_tokens // 2 and written.endswith(_SENTENCE_ENDS):
                 return
 
 
 async def _continue_by_chat(
-    client: AsyncOpenAI, model: str, story: str, max_tokens: int, seed: int | None
+    client: AsyncOpenAI, model: str, title: str, text: str, max_tokens: int, seed: int | None
 ) -> AsyncIterator[str]:
     stream = await client.chat.completions.create(
         model=model,
         messages=[
             {
                 "role": "system",
-                "content": "You and the user write a story together. Continue it with two or three short sentences, "
-                "in its own tone. Answer with nothing but the continuation.",
+                "content": f"You and the user write together: {title}. Continue the text with two or three short "
+                "sentences, in its own tone. Answer with nothing but the continuation.",
             },
-            {"role": "user", "content": story},
+            {"role": "user", "content": text},
         ],
         max_tokens=max_tokens,
         temperature=0.8,

@@ -16,6 +16,8 @@ MOST_QUOTES = 2
 _FOREIGN = frozenset({"__pycache__", "dist-packages", "site-packages"})
 _ASIDE = frozenset({"ensurepip", "idlelib", "lib2to3", "test", "tests", "turtledemo"})
 _PART_SIZE = 400_000  # bytes
+_AROUND = 5  # lines
+_MOST_TEXT = 300  # characters: a small model reads slowly
 _parsing = Lock()  # two threads that parse at a time confuse Python before 3.13 (SystemError: recursion depth mismatch)
 
 
@@ -39,6 +41,8 @@ class Reading:
     uses: dict[str, int] = field(default_factory=dict)
     """How often each name of the module is used."""
     quotes: list[str] = field(default_factory=list)
+    used_in: dict[str, int] = field(default_factory=dict)
+    """How often it is used in each file that uses it."""
 
     def add(self, other: "Reading") -> None:
         """What was read elsewhere."""
@@ -47,6 +51,11 @@ class Reading:
         self.users += other.users
         self.uses = dict((Counter(self.uses) + Counter(other.uses)).most_common())
         self.quotes += other.quotes
+        self.used_in |= other.used_in
+
+    def most_of_it(self, count: int) -> list[str]:
+        """The files, at most so many, that use it most."""
+        return sorted(self.used_in, key=lambda path: (-self.used_in[path], path))[:count]
 
 
 def is_known(module: object) -> bool:
@@ -93,8 +102,21 @@ def read(path: str, module: str) -> Reading:
         if not uses[name] and len(reading.quotes) < MOST_QUOTES:
             reading.quotes.append(f"{path}:{line}: {lines[line - 1].strip()}")
         uses[name] += 1
-    reading.uses, reading.users = dict(uses), int(bool(uses))
+    if uses:
+        reading.uses, reading.users, reading.used_in = dict(uses), 1, {path: uses.total()}
     return reading
+
+
+def passage(path: str, module: str) -> str:
+    """What a file of the library says of itself, and the code around its first use of the module."""
+    source = source_of(path)
+    with _parsing:
+        tree = ast.parse(source)
+    about = (ast.get_docstring(tree) or path).partition("\n\n")[0]
+    lines = source.splitlines()
+    first = next((line for _, line in _uses(tree, module)), 1)
+    code = "\n".join(lines[max(0, first - _AROUND) : first + _AROUND])
+    return f"{about[:_MOST_TEXT]}\n\n{code[:_MOST_TEXT]}"
 
 
 def source_of(path: str) -> str:

@@ -1,7 +1,11 @@
-"""The agent of ``examples/research.py`` on silos in this process, over a library of six files."""
+"""The agent of ``examples/research.py`` on silos in this process, over a library of six files; and the command, with
+the real model and library.
+"""
 
 import asyncio
-from collections.abc import Iterator
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,8 +15,9 @@ import pytest
 from actors import Steered, TurnInterrupted
 from cluster.testing import TestCluster
 from examples import research
-from examples.research import END, Reader, Research
+from examples.research import END, Reader, Research, Scope
 from examples.survey import Part, Reading
+from tests.cluster.processes import ROOT, Process, Processes
 from tests.cluster.waiting import eventually
 
 PARTS = [Part(number, f"part {number}", [f"{number}a.py", f"{number}b.py"]) for number in (1, 2, 3)]
@@ -32,7 +37,7 @@ class Library:
         if path == self.waits_at:
             assert self.may_go_on.wait(60)
         self.read_to_the_end.append((module, path))
-        return Reading(1, 10, 1, {f"{module}_name": 1}, [f"{path}:1: {module}"])
+        return Reading(1, 10, 1, {f"{module}_name": 1}, [f"{path}:1: {module}"], {path: 1})
 
 
 library: Library
@@ -184,3 +189,113 @@ async def test_an_unknown_module_is_an_error() -> None:
     async with TestCluster(actors=[Research, Reader]):
         with pytest.raises(Exception, match="has no module 'no_such_module'"):
             await AGENT.investigate("no_such_module")
+
+
+# -- its notes ------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """Writes two words on a file. At the second file it waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.may_go_on = asyncio.Event()
+
+    async def complete(self, prompt: str, *, title: str, max_tokens: int) -> AsyncIterator[str]:
+        assert max_tokens == 7
+        path = title.rpartition(" ")[2]
+        self.begun.append(path)
+        yield " be"
+        if path == "1b.py":
+            await self.may_go_on.wait()
+        yield f" {path}."
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    model = Model()
+    monkeypatch.setattr(research, "complete", model.complete)
+    monkeypatch.setattr(research, "passage", lambda path, module: f"{module} in {path}")
+    monkeypatch.setattr(research, "WRITERS", 1)
+    return model
+
+
+def notes_on(module: str, *paths: str, count: int) -> list[Any]:
+    return [
+        {
+            "noted": module,
+            "file": path,
+            "number": number,
+            "count": count,
+            "note": f"This code uses {module} to be {path}.",
+        }
+        for number, path in enumerate(paths, 1)
+    ]
+
+
+async def test_notes_that_are_written_are_not_written_again_when_a_silo_dies(model: Model) -> None:
+    async with TestCluster(actors=[Research, Reader], silos=3) as cluster:
+        asking = asyncio.create_task(AGENT.investigate("json", scope=Scope(documents=3, tokens=7)))
+        await eventually("it writes", lambda: "1b.py" in model.begun)
+        home = cluster.where("research-a")
+        assert home is not None
+        await cluster.kill(home)
+        model.may_go_on.set()
+        notes = notes_on("json", "1a.py", "1b.py", "2a.py", count=3)
+        assert await published(8) == [*parts_of("json", 1, 2, 3), *notes, *question("json")]
+        await AGENT.signal("approval", value=True)
+        report = await asking
+        assert all(f"\n{note['file']}: {note['note']}\n" in report for note in notes)
+        assert model.begun.count("1a.py") == model.begun.count("2a.py") == 1
+
+
+async def test_another_subject_replaces_the_first_between_two_notes(model: Model) -> None:
+    async with TestCluster(actors=[Research, Reader], silos=2):
+        scope = Scope(parts=2, documents=3, tokens=7)
+        asking = asyncio.create_task(AGENT.investigate("json", scope=scope))
+        await eventually("it writes", lambda: "1b.py" in model.begun)
+        await AGENT.options(on_busy="steer").investigate.send("os", scope=scope)
+        model.may_go_on.set()
+        await AGENT.signal("approval", value=False)
+        assert await asking == ""
+        assert (await AGENT.notes()).module == "os"
+        assert [*(await AGENT.notes()).notes] == ["1a.py", "1b.py", "2a.py"]
+    assert model.begun == ["1a.py", "1b.py", "1a.py", "1b.py", "2a.py"]
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+def children(process: Process) -> list[Path]:
+    """The processes that it has started (Linux)."""
+    found = [file.read_text() for file in Path(f"/proc/{process.pid}/task").glob("*/children")]
+    return [Path(f"/proc/{pid}") for pid in " ".join(found).split()]
+
+
+async def test_it_is_redirected_loses_its_silo_and_is_right_with_the_real_model(tmp_path: Path) -> None:
+    async with Processes(tmp_path) as processes:
+        work = ("--short", "--parts", 2, "--documents", 5)
+        driver = processes.start("sys", "--instead", "threading", *work, module="examples.research")
+        ended = await driver.ended(within=110)
+    assert ended.status == 0, ended.out + ended.err
+    assert "FAIL" not in ended.out
+    assert "9 of 9 checks passed" in ended.out
+
+
+async def test_ctrl_c_ends_it_and_all_that_it_has_started(tmp_path: Path) -> None:
+    async with Processes(tmp_path) as processes:
+        driver = processes.start(module="examples.research")
+        await eventually("it reads", lambda: "The plan for" in driver.out, within=90)
+        started = children(driver)
+        assert len(started) >= 5, "a model, an etcd and three silos"
+        driver.signal(signal.SIGINT)
+        assert (await driver.ended(within=25)).status == 130
+        await eventually("nothing is left", lambda: not any(path.exists() for path in started))
+
+
+@pytest.mark.parametrize("words", [("no_such_module",), ("--documents", "0"), ("--parts", "few")])
+async def test_what_makes_no_sense_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    async with Processes(tmp_path) as processes:
+        ended = await processes.start(*words, module="examples.research", cwd=ROOT).ended(within=60)
+    assert ended.status == 2
+    assert words[-1] in ended.err

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from examples import survey
-from examples.survey import Reading, divide, is_known, read
+from examples.survey import Reading, divide, is_known, passage, read
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def test_uses_are_counted_under_whatever_name_they_go(library: Path) -> None:
         users=1,
         uses={"close": 1, "fork": 2, "getpid": 1},
         quotes=["one.py:4: system.close(1)", "one.py:5: x = [split(), getpid(), split()]  # os.close"],
+        used_in={"one.py": 4},
     )
 
 
@@ -49,6 +50,22 @@ def test_uses_are_counted_under_whatever_name_they_go(library: Path) -> None:
 def test_a_file_without_a_use_has_nothing_but_lines(library: Path, text: str) -> None:
     write(library, "one.py", text)
     assert read("one.py", "os") == Reading(1, len(text.splitlines()))
+
+
+def test_a_passage_has_what_the_file_says_of_itself_and_the_first_use(library: Path) -> None:
+    filling = "".join(f"x = {number}\n" for number in range(20))
+    write(library, "one.py", f'"""About one.\n\nAt length."""\nimport os\n{filling}os.close(1)\n{filling}')
+    text = passage("one.py", "os")
+    assert text.startswith("About one.\n\nx = 16\n")
+    assert "os.close(1)\nx = 0\n" in text
+    assert "At length" not in text + passage("one.py", "sys").partition("\n\n")[0]
+
+
+def test_the_files_that_use_it_most_come_first() -> None:
+    found = Reading(used_in={"a": 1, "c": 3})
+    found.add(Reading(used_in={"b": 3}))
+    assert found.most_of_it(2) == ["b", "c"]
+    assert found.most_of_it(9) == ["b", "c", "a"]
 
 
 def test_readings_add_up() -> None:
