@@ -1,9 +1,12 @@
-"""The sessions of ``examples/story.py`` when somebody has another idea, with a model that stops to think."""
+"""The sessions of ``examples/story.py`` when somebody has another idea, with a model that stops to think; and the demo
+that plays them, as a command with the real model.
+"""
 
 import asyncio
 import queue
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,6 +16,7 @@ from examples import story
 from examples.conversation import Conversation
 from examples.reader import Reader
 from examples.story import END, Session
+from tests.cluster.processes import Processes
 from tests.cluster.waiting import eventually
 
 
@@ -94,3 +98,13 @@ async def test_what_is_typed_while_it_is_written_interrupts_it(
         typed.put("/quit")
         await running
     assert "Two. Once upon a time." in capsys.readouterr().out
+
+
+async def test_the_demo_plays_them_in_a_cluster_with_the_real_model(tmp_path: Path) -> None:
+    """It kills a silo in mid-sentence, interrupts a session, and looks whether every promise was kept."""
+    async with Processes(tmp_path) as processes:
+        demo = processes.start("--sessions", 6, "--stories-only", module="examples.demo")
+        ended = await demo.ended(within=110)
+    assert ended.status == 0, ended.out + ended.err
+    assert "FAIL" not in ended.out
+    assert "9 of 9 checks passed" in ended.out
