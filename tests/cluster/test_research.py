@@ -272,6 +272,7 @@ def children(process: Process) -> list[Path]:
     return [Path(f"/proc/{pid}") for pid in " ".join(found).split()]
 
 
+@pytest.mark.timeout(300)  # the real model on shared processors
 async def test_it_is_redirected_loses_its_silo_and_is_right_with_the_real_model(tmp_path: Path) -> None:
     async with Processes(tmp_path) as processes:
         work = ("--short", "--parts", 2, "--documents", 5)
@@ -282,6 +283,7 @@ async def test_it_is_redirected_loses_its_silo_and_is_right_with_the_real_model(
     assert "9 of 9 checks passed" in ended.out
 
 
+@pytest.mark.timeout(300)  # the real model on shared processors
 async def test_ctrl_c_ends_it_and_all_that_it_has_started(tmp_path: Path) -> None:
     async with Processes(tmp_path) as processes:
         driver = processes.start(module="examples.research")

@@ -100,6 +100,7 @@ async def test_what_is_typed_while_it_is_written_interrupts_it(
     assert "Two. Once upon a time." in capsys.readouterr().out
 
 
+@pytest.mark.timeout(300)  # the real model on shared processors
 async def test_the_demo_plays_them_in_a_cluster_with_the_real_model(tmp_path: Path) -> None:
     """It kills a silo in mid-sentence, interrupts a session, and looks whether every promise was kept."""
     async with Processes(tmp_path) as processes:
