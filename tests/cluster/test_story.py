@@ -105,7 +105,7 @@ async def test_the_demo_plays_them_in_a_cluster_with_the_real_model(tmp_path: Pa
     """It kills a silo in mid-sentence, interrupts a session, and looks whether every promise was kept."""
     async with Processes(tmp_path) as processes:
         demo = processes.start("--sessions", 6, "--stories-only", module="examples.demo")
-        ended = await demo.ended(within=110)
+        ended = await demo.ended(within=280)
     assert ended.status == 0, ended.out + ended.err
     assert "FAIL" not in ended.out
     assert "9 of 9 checks passed" in ended.out
