@@ -118,6 +118,7 @@ class Resolve(msgspec.Struct, array_like=True, tag=9):
 
     id: int
     address: str
+    wakes: bool = False  # nothing waits for the answer: messages that were turned away may still be on their way back
 
 
 class Located(msgspec.Struct, array_like=True, tag=10):

@@ -41,10 +41,9 @@ class _Held:
         self.fences: dict[str, None] = {}  # ordered, so that a simulated run can be repeated
         self.asking = ""  # which of them is being asked now
 
-    @property
-    def fenced(self) -> bool:
-        """Whether calls may still be on their way back."""
-        return bool(self.asking or self.fences)
+    def awaits_others(self, own: str) -> bool:
+        """Whether calls may still be on their way back from other silos than this one."""
+        return self.asking not in ("", own) or any(silo != own for silo in self.fences)
 
 
 class Router:
@@ -171,7 +170,7 @@ class Router:
         if target == runtime.directory.silo:
             await runtime.own(address)
         else:
-            await self._ask(await runtime.transport.connect(target), address)
+            await self._ask(await runtime.transport.connect(target), address, wakes=True)
 
     async def _let_things_settle(self, held: _Held) -> None:
         """Calls that were lost more than once wait for news: a silo without its lease may be listed for a while."""
@@ -220,10 +219,10 @@ class Router:
         finally:
             held.asking = ""
 
-    async def _ask(self, link: Link, address: str) -> Route:
+    async def _ask(self, link: Link, address: str, *, wakes: bool = False) -> Route:
         runtime = self._runtime
         number = runtime.next_id()
-        located = await runtime.question(link, Resolve(number, address), about=address)
+        located = await runtime.question(link, Resolve(number, address, wakes), about=address)
         if not isinstance(located, Located):
             raise ClusterUnavailable(f"{address}: {link.peer} does not know where it lives")
         return Route(located.silo, located.epoch)
@@ -249,18 +248,18 @@ class Router:
 
     async def learn(self, address: str, route: Route) -> None:
         """The address was found to live elsewhere: what waits here for its owner goes there now."""
-        held = self._held.get(address)
-        if held is not None and not held.fenced:
+        held, own = self._held.get(address), self._runtime.directory.silo
+        if held is not None and not held.awaits_others(own):
             with suppress(ConnectionError):
                 await self._runtime.transport.connect(route.silo)
-                if self._held.get(address) is held and not held.fenced:
+                if self._held.get(address) is held and not held.awaits_others(own):
                     self._release(address, held, route)
 
     def arrived(self, address: str) -> None:
         """The address has been activated here: deliver what waits for it."""
-        held = self._held.get(address)
-        if held is not None and not held.fenced:
-            self._release(address, held, Route(self._runtime.directory.silo, 0))
+        held, own = self._held.get(address), self._runtime.directory.silo
+        if held is not None and not held.awaits_others(own):
+            self._release(address, held, Route(own, 0))
 
     def _release(self, address: str, held: _Held, route: Route) -> None:
         """The owner is known: remember it and send what waited."""

@@ -476,7 +476,8 @@ class Runtime:
         return call
 
     async def _on_resolve(self, guest: Guest, question: Resolve) -> None:
-        self._bounced.discard((guest, question.address))
+        if not question.wakes:
+            self._bounced.discard((guest, question.address))
         try:
             route = await self.own(question.address)
             if route.silo != self.directory.silo:

@@ -8,7 +8,9 @@ import pytest
 
 from actors import Actor, ClusterUnavailable, ConnectionLost, actor_ref, codec, handler
 from actors.alone import LonelyDirectory
+from actors.calls import AcceptedCall, Call
 from actors.envelope import Failure, Leave, Located, Mode, NotHere, Reply, Request, Resolve
+from actors.ports import Route
 from actors.ref import current_caller
 from actors.runtime import Runtime
 from actors.settings import Settings
@@ -345,3 +347,72 @@ async def test_a_remote_stream_that_is_left_tells_the_owner(here: Here) -> None:
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     await until(lambda: Leave(request.id) in here.link().sent, "the leave")
+
+
+def handed_on(here: Here, number: int) -> Call:
+    """A call that was queued here in an activation that has ended, for the second time."""
+    arguments = codec.encode_arguments("session-1", (number,), {}, lambda *_: False)
+    request = Request(here.runtime.next_id(), "session-1", "note", arguments, Mode.SEND, 60, f"m{number}", attempt=2)
+    call = AcceptedCall(request)
+    here.runtime.calls.begin(call, 60)
+    here.runtime._router.hold(call, fence=here.directory.silo)
+    return call
+
+
+async def test_what_was_handed_on_goes_first_when_somebody_else_has_the_address_activated_here(here: Here) -> None:
+    here.directory.elsewhere = "a.1"
+    call = handed_on(here, 1)
+    await settle()
+    assert call.held_for, "it waits for news of the silos"
+    other = FakeLink("c.1", trusted=True, peer_is_silo=True)
+    here.runtime.on_envelopes(other, [Resolve(5, "session-1")])
+    assert isinstance(await other.answer(), Located)
+    assert not call.held_for
+    assert here.runtime._router.is_clear("session-1")
+
+
+async def test_what_was_handed_on_goes_first_when_somebody_else_learns_here_where_the_address_is(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def elsewhere(address: str) -> Route:
+        return Route("b.1", 7)
+
+    monkeypatch.setattr(here.directory, "claim", elsewhere)
+    handed_on(here, 1)
+    await settle()
+    other = FakeLink("c.1", trusted=True, peer_is_silo=True)
+    here.runtime.on_envelopes(other, [Resolve(5, "session-1")])
+    assert isinstance(await other.answer(), Located)
+    assert values(here.requests()) == [1]
+
+
+async def test_a_silo_that_only_wakes_an_actor_is_not_let_in_before_its_messages_are_back(here: Here) -> None:
+    here.directory.elsewhere = "a.1"
+    other = FakeLink("c.1", trusted=True, peer_is_silo=True)
+
+    def send(number: int) -> None:
+        arguments = codec.encode_arguments("session-1", (number,), {}, lambda *_: False)
+        request = Request(number, "session-1", "note", arguments, Mode.ASK, 60, f"m{number}")
+        here.runtime.on_envelopes(other, [request])
+
+    send(1)
+    assert await other.answer() == NotHere(1)
+    here.runtime.on_envelopes(other, [Resolve(2, "session-1", wakes=True)])
+    assert isinstance(await other.answer(), Located)
+    send(3)
+    assert await other.answer() == NotHere(3)
+    here.runtime.on_envelopes(other, [Resolve(4, "session-1")])
+    assert isinstance(await other.answer(), Located)
+    send(1)
+    send(3)
+    assert [(await other.answer()).id for _ in range(2)] == [1, 3]
+
+
+async def test_waking_an_actor_says_that_nothing_waits_for_the_answer(here: Here) -> None:
+    waking = asyncio.ensure_future(here.runtime.wake("session-1"))
+    await until(lambda: "b.1" in here.transport.links, "a link")
+    question = await here.link().answer()
+    assert isinstance(question, Resolve)
+    assert question.wakes
+    here.runtime.on_envelopes(here.link(), [Located(question.id, "b.1", 7)])
+    await soon(waking)
