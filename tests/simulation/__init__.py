@@ -53,6 +53,8 @@ and ``wait_plants.py`` switch known bugs on, to see that they are found.
 **Not modelled:** gRPC itself, TLS and etcd's own replication (the real ones are tested in tests/cluster); disks (the
 stores' conformance suite does that); time spent computing, so neither overload nor a blocked loop; large payloads and
 results stored beside their rows; frozen or crashing clients; an etcd that lost its data; steps in threads.
-**Not checked:** order between an ask and a later send when a link ended or a silo was drained between them; order and
+**Not checked:** order between an ask and a later send when a link ended or a silo was drained between them; order of
+durable calls that were under way together while a silo said goodbye, or of which one ran, was not stored and came again
+because a link ended before its sender heard of that (those awaited one by one are always checked); order and
 exactly-once over a deletion; that a periodic reminder fires at every due time while nobody is there (it need not).
 """

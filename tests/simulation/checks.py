@@ -321,7 +321,8 @@ def check_order(history: History, effects: dict[str, list[str]], parked: set[str
     which was cut off or lost its lease is overtaken by what its sender sends by another way. The same holds for an ask
     that waits and a later send, which is in the durable inbox. What is durable may be overtaken only by what was sent
     before its answer was there, and only while a silo drains or a link has said goodbye: it waits at the end of that
-    link, and what comes later goes another way.
+    link, and what comes later goes another way. Or its turn ran in its place, the commit was refused, and a link ended
+    before its sender heard of that: what the sender repeats then is accepted behind what came meanwhile.
     """
     places: dict[str, tuple[int, int, int]] = {}
     for (address, epoch, life), ids in history.ran_at.items():
@@ -356,8 +357,10 @@ def check_order(history: History, effects: dict[str, list[str]], parked: set[str
 
 
 def _may_be_overtaken(history: History, first: Op, second: Op) -> bool:
-    under_way = first.ended is None or first.ended > second.started
-    return under_way and history.parts_between(first.started, _ran(history, first, second))
+    if first.ended is not None and first.ended <= second.started:
+        return False
+    refused = len(history.runs.get(first.id, ())) > 1 and _disturbed(history, first, second)
+    return refused or history.parts_between(first.started, _ran(history, first, second))
 
 
 def _disturbed(history: History, first: Op, second: Op) -> bool:
