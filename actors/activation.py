@@ -23,7 +23,7 @@ from actors.errors import (
 )
 from actors.handler import HandlerSpec, Lane
 from actors.mailbox import Mailbox
-from actors.ports import Commit
+from actors.ports import Commit, StoreUnavailable
 from actors.reminders import Due
 from actors.shares import may_take, with_reserve
 from actors.status import Status
@@ -533,7 +533,7 @@ class Activation:
             try:
                 turn.effects = await rollback.unpublish(self, turn)
             except Exception as error:
-                self.fail_turn(turn, ClusterUnavailable(f"{turn.where}: it cannot be rolled back now: {error}"))
+                await self.read_failed(turn, ClusterUnavailable(f"{turn.where}: it cannot be rolled back now: {error}"))
                 return False
             if turn.effects is None or self.gone or not self.runs(turn):
                 return False
@@ -592,9 +592,14 @@ class Activation:
         """Nothing that happened since the last commit may be seen: end what runs, start anew for what waits."""
         leaving.fail(self, turn, error)
 
-    def store_failed(self, turn: Turn | None, error: Exception) -> None:
-        """The store did not do its part: end this activation, and start anew for what waits."""
-        self.fail_turn(turn, writing.why_refused(self, error))
+    async def read_failed(self, turn: Turn, error: ActorError | StoreUnavailable) -> None:
+        """What a turn needed could not be read: end this activation, and start anew for what waits.
+
+        First what is being committed is heard of: it may be durable, and its sender must not be told that it is not.
+        """
+        self._broken = True
+        await self.durable_side.written()
+        self.fail_turn(turn, error if isinstance(error, ActorError) else writing.why_refused(self, error))
 
     def vanish(self) -> None:
         """Be gone as if the process had died: nothing is stored, and nobody is told."""

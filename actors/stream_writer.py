@@ -53,7 +53,7 @@ class StreamWriter:
         try:
             items = await rollback.start_anew(turn.activation, self._log, turn.id, published[0], streamed)
         except StoreUnavailable as error:  # as where a commit is refused: the message runs again when the store is back
-            turn.activation.store_failed(turn, error)
+            await turn.activation.read_failed(turn, error)
             raise asyncio.CancelledError(f"{turn.where}: the turn was given up") from None
         await self._journal.write({}, drop=drop, publish=(self._log.name, items))
 

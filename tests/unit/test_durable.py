@@ -693,3 +693,24 @@ async def test_a_message_that_is_parked_changes_nothing_of_what_is_known_of_its_
         True,
         False,
     ]
+
+
+async def test_what_is_being_stored_when_a_read_fails_is_not_called_refused(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    runtime = start(Keeper, store=store, settings=Settings(max_adoptions=0))
+    asking = asyncio.ensure_future(actor_ref("keeper-1").slowly("first"))
+    await until(lambda: "keeper-1" in runtime.activations and runtime.activations["keeper-1"].current, "its turn")
+    activation = runtime.activations["keeper-1"]
+    store.hold()
+    sending = asyncio.ensure_future(actor_ref("keeper-1").send("x"))
+    await soon(store.waiting.wait())
+    assert activation.current is not None
+    failing = asyncio.ensure_future(activation.read_failed(activation.current, StoreUnavailable("away")))
+    await settle()
+    store.let_go()
+    await soon(sending)
+    await soon(failing)
+    gate.set()
+    await soon(asking)
+    await until(lambda: store.state_of("keeper-1") == {"seen": ["first", "x"]}, "what was accepted takes effect")
