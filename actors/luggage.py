@@ -108,10 +108,14 @@ def put_back_timers(activation: "Activation", luggage: Luggage) -> None:
         if callback is None:
             log.error("%s: the timer of %s did not arrive: there is no such method", activation.address, packed.method)
             continue
+        try:
+            args: tuple[Any, ...] = tuple(codec.decode(packed.args, trusted=True))
+        except ActorError as error:  # of a class that this silo's code has no more, say
+            log.error("%s: the timer of %s did not arrive: %s", activation.address, packed.method, error)
+            continue
         same = own.pop((packed.method, packed.args, packed.every), None)
         if same is not None:
             same.cancel()
-        args: tuple[Any, ...] = tuple(codec.decode(packed.args, trusted=True))
         activation.add_timer(callback, args, after=packed.after, every=packed.every)
 
 

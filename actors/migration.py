@@ -48,7 +48,7 @@ class Arrival(NamedTuple):
 class _Expected:
     """What was offered, and is not yet said to be handed over. ``epoch``: of the entry, or 0 if it is not."""
 
-    __slots__ = ("epoch", "guest", "incarnation", "luggage", "messages")
+    __slots__ = ("epoch", "guest", "incarnation", "luggage", "messages", "patience")
 
     def __init__(self, luggage: bytes, guest: "Guest", incarnation: str, epoch: "asyncio.Future[int]") -> None:
         self.luggage = luggage
@@ -56,6 +56,7 @@ class _Expected:
         self.incarnation = incarnation
         self.epoch = epoch
         self.messages: list[Request] = []
+        self.patience: asyncio.TimerHandle | None = None
 
 
 class Migration:
@@ -107,7 +108,8 @@ class Migration:
                 try:
                     await self._hand_over(activation, luggage, target, follow)
                 except (ActorError, ConnectionError) as error:
-                    log.info("%s: it could not be moved to %s: %s", address, target, error)
+                    level = logging.WARNING if luggage else logging.INFO  # what is in memory may be lost
+                    log.log(level, "%s: it could not be moved to %s: %s", address, target, error)
                 else:
                     self.sent += 1
                     return True
@@ -155,11 +157,14 @@ class Migration:
         self._forget(address)
         expected = _Expected(luggage, guest, here, runtime.loop.create_future())
         self._expected[address] = expected
-        runtime.loop.call_later(runtime.settings.activation_timeout, self._give_up, address, expected)
+        patience = runtime.settings.activation_timeout
+        expected.patience = runtime.loop.call_later(patience, self._give_up, address, expected)
 
     def _decided(self, guest: "Guest", address: str, epoch: int) -> None:
         expected = self._expected.get(address)
         if expected is None or expected.guest is not guest or expected.epoch.done():
+            if epoch:
+                log.warning("%s: it was moved here too late; what it had in memory is lost", address)
             raise Rejected(f"{address}: nothing is expected from {guest.peer}")
         if epoch:
             expected.epoch.set_result(epoch)
@@ -200,7 +205,7 @@ class Migration:
         epoch = await asyncio.shield(expected.epoch)
         if self._expected.get(address) is not expected:
             return None
-        del self._expected[address]
+        self._take(address)
         if not epoch or expected.incarnation != self._runtime.directory.silo:
             self.send_back(expected)
             return None
@@ -217,8 +222,14 @@ class Migration:
         if self._expected.get(address) is expected:
             self._forget(address)
 
-    def _forget(self, address: str) -> None:
+    def _take(self, address: str) -> _Expected | None:
         expected = self._expected.pop(address, None)
+        if expected is not None and expected.patience is not None:
+            expected.patience.cancel()  # it would keep the luggage until then
+        return expected
+
+    def _forget(self, address: str) -> None:
+        expected = self._take(address)
         if expected is not None:
             self.send_back(expected)
             if not expected.epoch.done():

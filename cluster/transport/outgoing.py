@@ -293,10 +293,11 @@ class Outgoing:
 
     def _fail(self, envelope: Envelope, error: str, text: str) -> None:
         """Nothing can be sent for this envelope: whoever waits for it gets a failure instead."""
-        if isinstance(envelope, (Request, Resolve)):
-            address = envelope.address.encode("utf-8", "replace").decode()
-            self.returned.append(Failure(envelope.id, error, f"{address}: {text}"))
-        elif not isinstance(envelope, (Leave, Credit, Query)):
+        if isinstance(envelope, (Request, Resolve, Query)):
+            about = envelope.argument if isinstance(envelope, Query) else envelope.address
+            about = about.encode("utf-8", "replace").decode()
+            self.returned.append(Failure(envelope.id, error, f"{about}: {text}"))
+        elif not isinstance(envelope, (Leave, Credit)):
             try:
                 frame.encode(failure := Failure(envelope.id, error, text))
             except Exception:

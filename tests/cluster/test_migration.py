@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from actors import Actor, ActorFailed, ConnectionLost, actor_ref, handler
+from actors import Actor, ActorFailed, ConnectionLost, actor_ref, codec, handler
 from actors.envelope import Query
 from actors.errors import ClusterUnavailable, Rejected
+from actors.luggage import Luggage, PackedTimer, put_back_timers
 from actors.migration import MOVE, MOVED
+from actors.settings import Settings
 from cluster.silo import Silo
 from cluster.testing import TestCluster
 from tests.cluster.waiting import eventually
@@ -72,6 +74,11 @@ class Memory(Actor, persist="never", placement="local", carries=("cache", "unset
     async def lock(self) -> None:
         self.door = asyncio.Event().wait()  # a coroutine: nothing can take that along
         self.door.close()
+
+    @handler
+    async def hoard(self, size: int) -> int:
+        self.door = self.door or bytes(size)
+        return len(self.door)
 
     @handler
     async def go(self, to: str | None = None) -> None:
@@ -392,6 +399,29 @@ async def test_a_silo_that_dies_before_its_word_keeps_nobody_waiting(
     assert (await asking).silo == target.runtime.directory.silo
     assert await ref.ask(3) == 1, "what was in memory only is lost with the silo"
     assert await actor_ref("journal-1").go() == 4, "and nothing else"
+
+
+async def test_who_has_too_much_to_travel_stays_with_all_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with TestCluster(actors=ACTORS, silos=2, settings=Settings(max_payload=100_000)) as cluster:
+        ref = actor_ref("memory-1")
+        assert await ref.hoard(300_000) == 300_000
+        start = cluster.where("memory-1")
+        await ref.go()
+        await eventually("it says so", lambda: "memory-1: it could not be moved to n" in caplog.text)
+        assert "over the limit" in caplog.text
+        assert await ref.hoard(1) == 300_000
+        assert cluster.where("memory-1") == start
+
+
+async def test_a_timer_that_cannot_be_read_costs_nothing_else(
+    cluster: TestCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    await actor_ref("punctual-1").timers()
+    activation = owner(cluster, "punctual-1").runtime.activations["punctual-1"]
+    unreadable, good = PackedTimer("tick", b"\xc1", 1.0, None), PackedTimer("tick", codec.encode(("x",)), 60.0, None)
+    put_back_timers(activation, Luggage(timers=[unreadable, good]))
+    assert "punctual-1: the timer of tick did not arrive" in caplog.text
+    assert len(await actor_ref("punctual-1").timers()) == 2
 
 
 async def test_only_silos_move_actors(cluster: TestCluster) -> None:
