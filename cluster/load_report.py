@@ -18,7 +18,7 @@ QUIET_FOR: Final = 1.0
 """Seconds without a message after which an activation may be moved to even out loads."""
 
 
-class Load:
+class LoadReport:
     """Reports the number of activations in the member record, and gives some away where the rebalancer says so."""
 
     def __init__(self, runtime: Runtime, membership: Membership, rebalancer: Rebalancer | None) -> None:
@@ -26,7 +26,7 @@ class Load:
         self._membership = membership
         self._rebalancer = rebalancer
 
-    async def report(self) -> None:
+    async def run(self) -> None:
         """Do so every ``REPORT_EVERY`` seconds, until cancelled."""
         while True:
             await asyncio.sleep(REPORT_EVERY)

@@ -36,7 +36,7 @@ from cluster.gateway.openapi import openapi_route
 from cluster.gateway.server import Server
 from cluster.inspect import open_inspection
 from cluster.keys import Keys
-from cluster.load import Load
+from cluster.load_report import LoadReport
 from cluster.member import Member
 from cluster.membership import Membership, NameTaken
 from cluster.neighbour import watch_neighbour
@@ -253,7 +253,7 @@ class Silo:
         self.runtime.queries["probe"] = witness.tell
         await self._enter()
         rebalancer = Rebalancer(self._placement) if self._rebalance else None
-        self._spawn(Load(self.runtime, self._membership, rebalancer).report())
+        self._spawn(LoadReport(self.runtime, self._membership, rebalancer).run())
         self._spawn(watch_neighbour(self._membership, lambda: self._transport))
         self._spawn(self.runtime.keep_agenda())
 
@@ -468,7 +468,7 @@ class Silo:
         if self._runtime is not None:
             self._runtime.vanish()
         if self._transport is not None:
-            await self._transport.close()
+            await self._transport.close(at_once=True)
         await self._release(leave=False)
 
     async def _release(self, *, leave: bool = True) -> None:

@@ -164,13 +164,14 @@ class GrpcTransport:
             if not link.peer_is_silo and link.version >= frame.GOODBYE:
                 link.leave()
 
-    async def close(self) -> None:
+    async def close(self, *, at_once: bool = False) -> None:
         """Send what is queued, say goodbye and close everything, within about twice ``close_timeout`` and a second.
 
-        Handlers hear of each link's end before this returns. Later calls of ``connect`` raise ``ConnectionError``.
+        ``at_once``: end every link as a crash would, without a word. Handlers hear of each link's end before this
+        returns. Later calls of ``connect`` raise ``ConnectionError``.
         """
         if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
+            self._closing = asyncio.create_task(self._close(at_once=at_once))
         await asyncio.shield(self._closing)
 
     # Dialling
@@ -302,10 +303,10 @@ class GrpcTransport:
                     self._links[link.peer] = other
                     break
 
-    async def _close(self) -> None:
+    async def _close(self, *, at_once: bool) -> None:
         for dial in list(self._dials.values()):
             dial.cancel()
-        if self._open:
+        if self._open and not at_once:
             self._all_closed = asyncio.get_running_loop().create_future()
             for link in list(self._open):
                 link.close()

@@ -76,3 +76,13 @@ async def test_a_silo_that_closes_refuses_who_dials_it(house: Any, request_of: A
         await silo.connect("n1.1")
     await peer.write(Frame(bye=Bye()))
     await closing
+
+
+async def test_a_silo_that_ends_as_in_a_crash_says_and_answers_nothing(house: Any, request_of: Any) -> None:
+    a, at_a = await house.silo("n1.1")
+    at_a.echo = True
+    peer = await house.scripted("n1.1")
+    await peer.write(batch_frame(encode([request_of(6)])))
+    assert decode_batch((await peer.read()).batch) == [Reply(6, request_of(6).payload)]
+    await a.close(at_once=True)
+    assert await peer.read() is None
