@@ -8,11 +8,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from cluster import connect
 from cluster.etcd import EtcdServer
 from tests.cluster.waiting import eventually
 
@@ -174,12 +175,22 @@ class Cluster:
     async def start(
         self, *names: str, app: str = APP, ttl: int = TTL, env: Mapping[str, str] | None = None
     ) -> list[Process]:
-        """Silos that are ready. Their actors find the folder in the environment, as ``TEST_FOLDER``."""
+        """Silos that are ready and know each other. Their actors find the folder in ``TEST_FOLDER``."""
         options = ("--etcd", self.etcd, "--store", self.store_url, "--cluster", self.name, "--lease-ttl", ttl)
         env = {"TEST_FOLDER": str(self.folder), **(env or {})}
         started = [self._processes.silo(name, *options, "--drain-limit", 3, app=app, env=env) for name in names]
-        await asyncio.gather(*(process.ready() for process in started))
+        ready = await asyncio.gather(*(process.ready() for process in started))
+        await asyncio.gather(*(self._sees(lines[0]["grpc"], names) for lines in ready))
         return started
+
+    async def _sees(self, endpoint: str, names: Collection[str]) -> None:
+        """Return when the silo there knows these: until then it may place elsewhere what belongs to one of them."""
+        async with connect(endpoint, cluster=self.name) as client:
+
+            async def acquainted() -> bool:
+                return {member.name for member in await client.members()} >= set(names)
+
+            await eventually(f"the silo at {endpoint} sees {', '.join(names)}", acquainted)
 
     def rows(self, address: str, kind: bytes = b"") -> dict[bytes, bytes]:
         """The records that the file has of an address, read without the store; those of a kind begin with its byte."""
