@@ -11,12 +11,13 @@ from actors.context import current_turn
 from actors.durable import Durable, Write
 from actors.envelope import Request
 from actors.errors import ClusterUnavailable
+from actors.lifecycle import Lifecycle
 from actors.luggage import Luggage, put_back_attributes, put_back_timers, unpack
 from actors.older_code import LeftToNewer
 from actors.ports import Commit, Fenced, Opened, StoreUnavailable
 from actors.records import Pending
 from actors.status import Status
-from actors.turn import NOBODY, Lifecycle, Turn
+from actors.turn import NOBODY, Turn
 
 if TYPE_CHECKING:
     from actors.activation import Activation

@@ -21,6 +21,7 @@ from actors.errors import (
     Rejected,
     Timeout,
 )
+from actors.execution import start
 from actors.handler import HandlerSpec, Lane
 from actors.mailbox import Mailbox
 from actors.ports import Commit, StoreUnavailable
@@ -32,8 +33,8 @@ from actors.turn import NOBODY, Turn
 from actors.view import View
 
 if TYPE_CHECKING:
-    from actors.guest import Guest
-    from actors.runtime import LocalCaller, Runtime
+    from actors.guest import Guest, LocalCaller
+    from actors.runtime import Runtime
 
 log = logging.getLogger("actors")
 
@@ -252,7 +253,7 @@ class Activation:
             if spec.suspends or spec.streams or self.durable is None:  # else its own commit is soon enough
                 self._admit(turn)
             self._turn = turn
-            turn.start()
+            start(turn)
         else:
             try:
                 busy.check(self, turn)
@@ -300,7 +301,7 @@ class Activation:
         if self._beside is None:
             self._beside = {}
         self._beside[turn] = None
-        turn.start()
+        start(turn)
 
     def start_waiting(self) -> None:
         """Start the next turn, if one may start; close when nothing runs and that was asked for."""
@@ -328,7 +329,7 @@ class Activation:
             self.runtime.spawn(self._adopt(turn))
         elif turn.expires > self.runtime.loop.time() or turn.request.mode is Mode.SEND or self._has_begun(turn):
             self._turn = turn
-            turn.start()
+            start(turn)
         else:
             late = Timeout(f"{turn.where}: still queued when its deadline passed; it did not run")
             if turn.row and self.durable is not None:
@@ -389,7 +390,7 @@ class Activation:
         elif turn.adoptions >= limit:
             await self.park(turn, f"its silo was lost {limit + 1} times while it ran")
         elif await self.write(self.durable.adopt(turn)) and self.runs(turn):
-            turn.start()
+            start(turn)
 
     async def park(self, turn: Turn, reason: str) -> None:
         """Take a message out of the way until an operator decides."""

@@ -15,6 +15,7 @@ from actors.context import Context, current_turn, gathering_turn
 from actors.durations import seconds
 from actors.handler import Handler, HandlerSpec, Lane
 from actors.ref import ON_BUSY, UNSET, ActorRef, OnBusy, Receipt
+from actors.reminders import set_reminder
 from actors.retention import ALL, Retention
 from actors.state import StateCodec
 from actors.timer import Timer
@@ -289,11 +290,11 @@ class Actor(metaclass=_ActorMeta):
         when the turn commits; outside of a turn, when this returns. Raises ``ValueError`` for a time in the past or a
         period that is not positive.
         """
-        await self._activation.runtime.set_reminder(self._activation, name, seconds("after", after), every)
+        await set_reminder(self._activation, name, seconds("after", after), every)
 
     async def cancel_reminder(self, name: str) -> None:
         """Forget a reminder, if there is one of that name. Takes effect like ``remind``."""
-        await self._activation.runtime.set_reminder(self._activation, name, None, None)
+        await set_reminder(self._activation, name, None, None)
 
     def timer(
         self,

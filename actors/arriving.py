@@ -8,9 +8,10 @@ from actors.builtin import REMINDER, TIMER
 from actors.envelope import Failure, Mode, Request
 from actors.errors import CallCycle, ClusterUnavailable, MailboxFull, NotAuthorized, UnknownHandler
 from actors.handler import HandlerSpec
+from actors.lifecycle import LIFECYCLE
 from actors.reminders import Due
 from actors.status import Status
-from actors.turn import LIFECYCLE, NOBODY, Turn
+from actors.turn import NOBODY, Turn
 
 if TYPE_CHECKING:
     from actors.activation import Activation

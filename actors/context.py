@@ -4,7 +4,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from actors.turn import Lifecycle, Turn
+    from actors.lifecycle import Lifecycle
+    from actors.turn import Turn
 
 
 class Context(NamedTuple):

@@ -11,10 +11,11 @@ from actors.context import current_turn
 from actors.durable import Write
 from actors.envelope import Mode
 from actors.errors import ActorError, ClusterUnavailable, ConnectionLost
+from actors.lifecycle import Lifecycle
 from actors.luggage import pack
 from actors.ports import Commit, Route
 from actors.status import Status
-from actors.turn import Lifecycle, Turn
+from actors.turn import Turn
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -103,8 +104,8 @@ def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None
     if hopeless and isinstance(error, ClusterUnavailable):
         _refuse_unaccepted(activation, error)
     if moved:
-        activation.runtime.hand_on(elsewhere, bounce=True, began=True, lost=True)
-        activation.runtime.hand_on(activation._waiting_turns(), bounce=True)
+        activation.runtime.handing_on.hand_on(elsewhere, bounce=True, began=True, lost=True)
+        activation.runtime.handing_on.hand_on(activation._waiting_turns(), bounce=True)
     activation.runtime.spawn(leave(activation, taken_over=moved))
 
 
@@ -147,14 +148,15 @@ async def leave(
     if not activation.gone:
         _end(activation)
         runtime.remove(activation)
-        runtime.hand_on(handing_on, began=True, lost=True)
+        runtime.handing_on.hand_on(handing_on, began=True, lost=True)
         _hand_on_mail(activation, moved=moves, has_work=renew and not stays)
 
 
 def _hand_on_mail(activation: "Activation", *, moved: bool, has_work: bool) -> None:
     runtime = activation.runtime
     # A fired timer has travelled as such.
-    runtime.hand_on(turn for turn in activation._waiting_turns() if not moved or turn.request.handler != TIMER)
+    waiting = (turn for turn in activation._waiting_turns() if not moved or turn.request.handler != TIMER)
+    runtime.handing_on.hand_on(waiting)
     if has_work and activation.durable is not None and activation.durable.rows:
         runtime.revisit(activation.address)  # its host lives on, and nobody else would see to it
 
@@ -168,7 +170,7 @@ async def _move(activation: "Activation") -> bool:
             _end(activation)
             runtime.remove(activation)
             waiting = [turn for turn in activation._waiting_turns() if turn.request.handler != TIMER]
-            runtime.follow(waiting, activation.address, route, link)
+            runtime.handing_on.follow(waiting, activation.address, route, link)
 
     if await runtime.migration.send_away(activation, luggage, activation._moves_to or "", follow=follow):
         return True
@@ -244,5 +246,5 @@ def drop(activation: "Activation", why: str) -> None:
             turn.refuse(lost)
         else:
             elsewhere.append(turn)
-    activation.runtime.hand_on(elsewhere, bounce=True, began=True, lost=not activation.runtime.draining)
-    activation.runtime.hand_on(activation._waiting_turns(), bounce=True)
+    activation.runtime.handing_on.hand_on(elsewhere, bounce=True, began=True, lost=not activation.runtime.draining)
+    activation.runtime.handing_on.hand_on(activation._waiting_turns(), bounce=True)

@@ -31,7 +31,7 @@ class Load(msgspec.Struct, frozen=True):
 
 def load_of(runtime: "Runtime") -> Load:
     """The load of a runtime."""
-    others, own = runtime.room, runtime.own_room
+    others, own = runtime.room, runtime.outbound.room
     return Load(
         calls=others.calls.taken,
         streams=others.streams.taken,

@@ -174,7 +174,7 @@ class Migration:
 
     async def _welcome(self, address: str) -> None:
         try:
-            await self._runtime.own(address)
+            await self._runtime.claims.own(address)
         except ActorError as error:
             log.warning("%s: it was moved here and could not be activated: %s", address, error)
 
@@ -238,7 +238,7 @@ class Migration:
     def send_back(self, moved: Arrival | _Expected) -> None:
         """What came with the activation looks for the address again: it is not here."""
         for request in moved.messages:
-            self._runtime.turn_away(request, moved.guest)
+            self._runtime.inbound.turn_away(request, moved.guest)
 
 
 def _name(silo: str) -> str:

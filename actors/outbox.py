@@ -117,7 +117,9 @@ class Outbox:
         previous = b""
         for number, request in rows:
             try:
-                answers.append(runtime.deliver(msgspec.structs.replace(request, number=number, previous=previous)))
+                answers.append(
+                    runtime.outbound.deliver(msgspec.structs.replace(request, number=number, previous=previous))
+                )
             except ActorError as error:  # the runtime is closed
                 return 0, error
             previous = number

@@ -1,19 +1,21 @@
 """Handlers that every actor has, for those who publish to its channels from outside of it."""
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from actors import codec
-from actors.context import current_turn, gathering_turn
+from actors.context import check_may, current_turn, gathering_turn
 from actors.effects import Effects
-from actors.errors import CallCycle, NotAuthorized, UnknownHandler
+from actors.errors import CallCycle, NotAuthorized, SerializationFailed, UnknownHandler
 from actors.producers import Producer, Verdict
 from actors.records import CLOSED, ChannelItem
 
 if TYPE_CHECKING:
     from actors.actor import Actor
     from actors.channel_log import ChannelLog
+    from actors.lifecycle import Lifecycle
     from actors.turn import Turn
 
 
@@ -28,6 +30,47 @@ def check_public(address: str, channel: str) -> None:
     """Raise ``NotAuthorized`` for a channel in which only the engine writes."""
     if channel.startswith("$"):
         raise NotAuthorized(f"{address}/{channel}: the engine alone publishes to channels whose names begin with $")
+
+
+async def publish_own(turn: "Turn | Lifecycle", channel: str, items: Iterable[object]) -> None:
+    """Add entries to a channel of the actor whose turn runs: as ``Channel.publish`` for each of them."""
+    where = f"{turn.address}/{channel}"
+    entries = []
+    for item in items:
+        try:
+            payload = codec.encode(item)
+        except Exception as error:
+            raise SerializationFailed(f"{where}: {type(item).__name__} cannot be published: {error}") from error
+        turn.activation.runtime.check_size(payload, where)
+        entries.append(ChannelItem("item", payload))
+    await add_entries(turn, channel, entries)
+
+
+async def add_entries(turn: "Turn | Lifecycle", channel: str, entries: list[ChannelItem]) -> None:
+    """Entries of the actor's own: part of the commit of the turn that runs, if one does."""
+    durable = turn.activation.durable_side
+    check_public(turn.address, channel)
+    log = durable.channel(channel)
+    check_may("publish")
+    closing = entries[-1].kind == "closed"
+    gathering = gathering_turn()
+    if gathering is not None:
+        if gathering.has_closed(channel):
+            if not closing:
+                raise log.is_closed(turn.address)
+            return
+        if not closing:
+            log.check_open(turn.address, gathering)
+        log.hold(gathering)
+        for entry in entries:
+            entry.turn = gathering.request.message_id
+        gathering.gathered.items.setdefault(channel, []).extend(entries)
+        return
+    if not closing:
+        log.check_open(turn.address)
+    effects = Effects()
+    effects.items[channel] = entries
+    await turn.activation.runtime.apply(turn.activation, durable.apart(effects))
 
 
 async def publish(actor: "Actor", channel: str, value: Any) -> None:

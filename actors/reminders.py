@@ -2,8 +2,13 @@
 
 import asyncio
 import math
+import secrets
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from actors.context import check_may, gathering_turn
+from actors.durations import seconds
+from actors.effects import Effects
 from actors.records import REMINDER, Reminder, encode
 
 if TYPE_CHECKING:
@@ -89,3 +94,22 @@ class Reminders:
                     return
                 self._firing.add(name)
         self.start()
+
+
+async def set_reminder(
+    activation: "Activation", name: str, after: float | None, every: timedelta | float | None
+) -> None:
+    """See ``Actor.remind``; ``after`` None cancels."""
+    if not 0 < len(name.encode()) <= 200:
+        raise ValueError(f"a reminder's name is text of 1 to 200 bytes, not {name!r}")
+    period = 0.0 if every is None else seconds("every", every, positive=True)
+    row = None if after is None else Reminder(secrets.token_hex(8), activation.runtime.clock.time() + after, period)
+    turn = gathering_turn()
+    activation.check_durable()
+    if turn is not None and turn.activation is activation:
+        turn.gathered.reminders[name] = row
+    else:
+        check_may("set reminders")
+        effects = Effects()
+        effects.reminders[name] = row
+        await activation.runtime.apply(activation, activation.durable_side.apart(effects))

@@ -168,7 +168,7 @@ class Router:
         runtime = self._runtime
         target = runtime.directory.place(address)
         if target == runtime.directory.silo:
-            await runtime.own(address)
+            await runtime.claims.own(address)
         else:
             await self._ask(await runtime.transport.connect(target), address, wakes=True)
 
@@ -190,11 +190,11 @@ class Router:
                 continue
             target = runtime.directory.place(address)
             if target == runtime.directory.silo:
-                route = await runtime.own(address)
+                route = await runtime.claims.own(address)
             elif runtime.hosting:
                 route = await self._ask(await runtime.transport.connect(target), address)
                 if route.silo == runtime.directory.silo:  # by an entry that was left: it is claimed, or given up
-                    route = await runtime.own(address)
+                    route = await runtime.claims.own(address)
             else:
                 route = Route(target, 0)
             if route.silo != runtime.directory.silo:
@@ -207,7 +207,7 @@ class Router:
         held.asking = silo
         try:
             if silo == runtime.directory.silo:  # what was handed on stays here if it can: nothing can overtake it then
-                route = await runtime.own(address)
+                route = await runtime.claims.own(address)
             else:
                 route = await self._ask(await runtime.transport.connect(silo), address)
             if route.silo != runtime.directory.silo:

@@ -57,6 +57,6 @@ class Ties:
 
     async def _interrupt(self, address: str, message_id: str, reason: str, attempt: int) -> None:
         try:
-            await self._runtime.ask(ActorRef(address), INTERRUPT, (reason, message_id, attempt), {})
+            await self._runtime.outbound.ask(ActorRef(address), INTERRUPT, (reason, message_id, attempt), {})
         except ActorError as error:
             log.warning("%s: message %s goes on, although %s: %s", address, message_id, reason, error)

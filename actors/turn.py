@@ -2,26 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors import codec, failure
+from actors import failure
 from actors.builtin import OWN, SUBSCRIBE, TIMER
-from actors.context import Context, current_turn
+from actors.context import Context
 from actors.effects import Effects
-from actors.envelope import Accepted, End, Envelope, Failure, Item, Mode, Reply, Request, item_cost
+from actors.envelope import Accepted, Envelope, Failure, Mode, Reply, Request
 from actors.errors import (
     ActorError,
-    ChannelClosed,
-    Interrupted,
     OutcomeUnknown,
-    PayloadTooLarge,
-    Rejected,
-    SerializationFailed,
-    Timeout,
-    TurnInterrupted,
 )
 from actors.handler import HandlerSpec, Lane
 from actors.interruption import Interruption
@@ -35,50 +28,9 @@ from actors.view import View
 
 if TYPE_CHECKING:
     from actors.activation import Activation
-    from actors.actor import Actor
-    from actors.guest import Guest
-    from actors.runtime import LocalCaller
+    from actors.guest import Guest, LocalCaller
 
 log = logging.getLogger("actors")
-
-
-LIFECYCLE = "lifecycle"  # stands for the message id in the chain of calls made by on_activate and on_deactivate
-
-
-class Lifecycle:
-    """What stands in for a turn while on_activate or on_deactivate runs."""
-
-    __slots__ = ("activation", "address")
-
-    gathers = steers = reads_only = False
-    goes_on = True
-
-    def __init__(self, activation: "Activation") -> None:
-        self.activation = activation
-        self.address = activation.address
-
-    @property
-    def context(self) -> Context:
-        """There is no message."""
-        raise LookupError
-
-    @property
-    def chain(self) -> tuple[tuple[str, str], ...]:
-        """The address waits for the calls that its own hooks make."""
-        return ((self.address, LIFECYCLE),)
-
-
-class _Unsendable(Exception):
-    """A result cannot be sent, or a state not be stored, for this reason."""
-
-    def __init__(self, reason: ActorError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
-def interrupted_by(where: str, reason: str) -> TurnInterrupted:
-    """What the caller of an interrupted turn gets."""
-    return TurnInterrupted(f"{where} was interrupted" + (f": {reason}" if reason else ""))
 
 
 class Nobody:
@@ -381,197 +333,6 @@ class Turn:
                 self._admitted = self.activation.runtime.loop.create_future()
             await asyncio.shield(self._admitted)
 
-    def _actor(self) -> "Actor":
-        """The actor as its handler may see it."""
-        if self.spec.lane is Lane.READ:
-            self.view = self.activation.view()
-        return self.view.actor if self.view is not None else self.activation.actor
-
-    # -- running ----------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Run the handler: at once if it cannot suspend, else as a task."""
-        runtime = self.activation.runtime
-        self.began = runtime.loop.time()
-        context = runtime.context.copy()
-        if self.spec.suspends or self.spec.streams or self.recovered:
-            self.task = runtime.loop.create_task(self._run(), context=context)
-        else:
-            context.run(self._run_now)
-
-    def _run_now(self) -> None:
-        """Run a handler that has no point at which it could suspend."""
-        current_turn.set(self)
-        try:
-            answer, state = self._call_now()
-        except Exception as error:  # of the engine: the turn must end all the same
-            self._broken(error)
-            return
-        self.ended = True
-        if self._can_settle(state):
-            self.activation.settle(self, answer)
-        else:
-            self.task = self.activation.runtime.loop.create_task(self._finish(answer, state))
-
-    def _call_now(self) -> tuple[Envelope, bytes | None]:
-        try:
-            args, kwargs = self.spec.decode_arguments_of(self.request)
-        except SerializationFailed as error:
-            self._log_if_unheard(error)
-            return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
-        if self.interrupted:  # while it waited: it need not begin
-            return self._failed(Interrupted(self.interruption.reason)), None
-        try:
-            self.spec.function(self._actor(), *args, **kwargs).send(None)
-        except StopIteration as stop:
-            self.ended = True
-            return self._succeeded(stop.value)
-        except BaseException as error:
-            self.ended = True
-            return self._failed(error), None
-        raise AssertionError(f"{self.where}: a coroutine without an await suspended")
-
-    async def _run(self) -> None:
-        current_turn.set(self)
-        try:
-            answer, state = await self._call()
-            self.ended = True
-            if self.park_for is not None:
-                await self.activation.park(self, self.park_for)
-            elif self._can_settle(state):
-                self.activation.settle(self, answer)
-            else:
-                await self._commit(answer, state)
-        except Exception as error:  # of the engine: the turn must end all the same
-            self._broken(error)
-        finally:
-            self.task = None  # a task holds its context, and that this turn: without the cycle both go at once
-
-    async def _finish(self, answer: Envelope, state: bytes | None) -> None:
-        try:
-            await self._commit(answer, state)
-        except Exception as error:  # of the engine
-            self._broken(error)
-        finally:
-            self.task = None
-
-    async def _call(self) -> tuple[Envelope, bytes | None]:
-        try:
-            args, kwargs = self.spec.decode_arguments_of(self.request)
-        except SerializationFailed as error:
-            self._log_if_unheard(error)
-            return failure.refusal(self.request.id, SerializationFailed(f"{self.address}: {error}")), None
-        if self.interrupted and not (self.recovered or self._has_journal()):  # while it waited: it need not begin
-            return self._failed(Interrupted(self.interruption.reason)), None
-        result = None
-        try:
-            try:
-                if self.seen and self.journals:
-                    await self.journal.write({})
-                work = self.spec.function(self._actor(), *args, **kwargs)
-                if self.spec.streams:
-                    work = self._pump(work)
-                if self.spec.lane is Lane.TURN:
-                    at_once = not self._has_journal() or self.journal.comes_to_interrupt
-                    result = await self.interruption.listen(work, at_once=at_once, goes_on=lambda: self.goes_on)
-                else:
-                    result = await work
-            finally:
-                if self._journal is not None or (self.recovered and self.journals):
-                    await self.journal.finish()
-                self.ended = True
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self.ended = True
-            if self.task is not None and not self.activation.runs(self):
-                raise  # it was cancelled, and its caller told so
-            return self._failed(error), None
-        return self._succeeded(result)
-
-    def _has_journal(self) -> bool:
-        """Whether it has to catch up with what a former activation has journaled of it."""
-        return self.activation.durable is not None and self.activation.durable.has_journal(self)
-
-    def _can_settle(self, state: bytes | None) -> bool:
-        """Whether there is nothing to wait for, and nothing to write."""
-        if state is not None or self._must_wait():
-            return False
-        writes = (
-            self.row or self.effects or self.asked or self.request.key or self.interrupted or self.seen or self.steering
-        )
-        return self.activation.durable is None or not writes
-
-    def _log_if_unheard(self, error: BaseException) -> None:
-        if self.request.mode is Mode.SEND:
-            log.error("%s failed, and its sender waits for no answer: %s", self.where, error, exc_info=error)
-
-    def _broken(self, error: Exception) -> None:
-        log.error("%s: the turn could not be ended in good order", self.where, exc_info=error)
-        self.activation.fail_turn(self, ActorError(f"{self.where}: internal error: {error!r}; nothing was committed"))
-
-    def _must_wait(self) -> bool:
-        """Whether the answer tells of what a commit that is under way has yet to make durable."""
-        if self.spec.lane is not Lane.CONTROL or self.spec.name == SUBSCRIBE:
-            return False
-        return self.activation.committing is not None
-
-    async def _commit(self, answer: Envelope, state: bytes | None) -> None:
-        waited = False
-        while (committing := self.activation.committing) is not None and self._must_wait():
-            waited = True
-            await asyncio.shield(committing)
-        if waited:
-            try:
-                if isinstance(answer, Failure):
-                    self.activation.roll_back(self)
-                else:
-                    state = self.activation.unsaved(self)
-            except SerializationFailed as error:
-                answer, state = failure.refusal(self.request.id, error), None
-        if self.effects is not None and self.effects.items:
-            try:
-                self.activation.durable_side.check_open(self.effects)
-            except ChannelClosed as error:  # by a call beside it, at this moment
-                answer, state = self._failed(error), None
-        if await self.activation.commit(self, answer, state):
-            self.activation.settle(self, answer)
-
-    async def _pump(self, items: AsyncGenerator[Any, None]) -> None:
-        """Send the items while the reader has room for them. A reader that left stops nothing."""
-        unread = 0
-        try:
-            async for item in items:
-                if self._read_by_nobody():
-                    unread += 1
-                    if unread % 64 == 0:  # a generator that never waits must not hold up the loop
-                        await asyncio.sleep(0)
-                    continue
-                payload = self._encode(item, "item")
-                await self._room_for_more()
-                if not self._read_by_nobody() and self.activation.runtime.may_act():
-                    self.credit -= item_cost(payload)
-                    self.origin.send(Item(self.request.id, payload))
-        finally:
-            await items.aclose()
-
-    def _read_by_nobody(self) -> bool:
-        return self.left or self.request.mode is not Mode.STREAM
-
-    async def _room_for_more(self) -> None:
-        limit = self.activation.runtime.settings.call_timeout
-        while self.credit <= 0 and not self.left:
-            self._room = self.activation.runtime.loop.create_future()
-            try:
-                async with asyncio.timeout(limit):
-                    await self._room
-            except TimeoutError:  # a reader that takes nothing must not hold the actor for ever
-                self.activation.runtime.forget_stream(self)
-                self.origin.send(
-                    failure.refusal(self.request.id, Timeout(f"{self.where}: its reader took nothing for {limit:g} s"))
-                )
-                self.leave()
-
     def add_credit(self, amount: int) -> None:
         """The reader has room again."""
         self.credit += amount
@@ -589,69 +350,6 @@ class Turn:
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-    def _encode(self, value: object, what: str) -> bytes:
-        runtime = self.activation.runtime
-        try:
-            if self.request.outside:
-                payload = codec.encode_outside(value)
-            else:
-                payload = codec.encode(value, self.spec.fits_result if self.request.typed else codec.is_plain)
-        except Exception as error:  # whatever a value's own pickling raises
-            text = f"{self.where}: its {what} ({type(value).__name__}) cannot be serialized: {error}"
-            raise _Unsendable(SerializationFailed(f"{text}; the turn committed nothing")) from error
-        if len(payload) > runtime.settings.max_payload:
-            try:
-                runtime.check_size(payload, f"{self.where}: its {what}")
-            except PayloadTooLarge as error:
-                raise _Unsendable(error) from None
-        return payload
-
-    def _succeeded(self, value: object) -> tuple[Envelope, bytes | None]:
-        """The answer for a result, and the state to commit before it may leave."""
-        request = self.request
-        if self.rolls_back:
-            return self._failed(Interrupted(self.interruption.reason)), None
-        if self.undone_by:
-            error = RuntimeError(
-                f"{self.where}: {self.undone_by} failed meanwhile, and what both had changed was undone"
-            )
-            return self._failed(error), None
-        changed = self.view.change(self.address) if self.view is not None else ""
-        if changed:
-            error = RuntimeError(f"{self.where}: a readonly handler cannot change {changed}; nothing was changed")
-            return self._failed(error), None
-        try:
-            answer: Envelope
-            if request.mode is Mode.ASK or (request.key and request.mode is Mode.SEND):
-                answer = Reply(request.id, self._encode(value, "result"))
-            elif request.mode is Mode.SEND:
-                answer = Accepted(request.id)
-            else:
-                answer = End(request.id)
-            try:
-                return answer, self.activation.unsaved(self)
-            except SerializationFailed as error:
-                raise _Unsendable(error) from None
-        except _Unsendable as error:
-            return self._failed(error), None
-
-    def _failed(self, error: BaseException) -> Envelope:
-        interrupted = self._interruption is not None and self._interruption.of(error)
-        self.effects = self.effects.published() if interrupted and self.effects is not None else None
-        if self.rolls_back:
-            self.effects = self.park_for = None
-        if not self._must_wait():
-            self.activation.roll_back(self)
-        if interrupted:
-            assert self._interruption is not None
-            return failure.refusal(self.request.id, interrupted_by(self.where, self._interruption.reason or ""))
-        self._log_if_unheard(error)
-        if isinstance(error, _Unsendable):
-            return failure.refusal(self.request.id, error.reason)
-        if self.spec.builtin and isinstance(error, Rejected) and self.request.handler not in OWN:
-            return failure.refusal(self.request.id, error)  # of the engine itself
-        return failure.raised(self.request.id, self.where, error)
 
     # -- what its senders are told ----------------------------------------------------------------------------------
 

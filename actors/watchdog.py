@@ -132,10 +132,9 @@ def who(frame: FrameType | None) -> str:
     actor = ""
     while frame is not None:
         found = frame.f_locals.get("self")
-        if isinstance(found, Journal):
-            found = found.turn
-        if isinstance(found, Turn):
-            return f"{found.where} (message {found.id})"
+        turn = found.turn if isinstance(found, Journal) else frame.f_locals.get("turn")
+        if isinstance(turn, Turn):
+            return f"{turn.where} (message {turn.id})"
         if isinstance(found, Actor) and not actor:
             actor = f"{found.address}.{frame.f_code.co_name}"
         frame = frame.f_back

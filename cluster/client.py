@@ -136,7 +136,7 @@ class Client:
         self._transport = GrpcTransport(
             name=name,
             cluster=self._cluster,
-            handler=self._runtime,
+            handler=self._runtime.inbound,
             endpoints=lambda _: None,
             credentials=self._credentials,
             max_payload=self._settings.max_payload + 64 * 1024,
@@ -152,8 +152,8 @@ class Client:
             if isinstance(error, ConnectionError | EtcdError):
                 raise ClusterUnavailable(f"cannot connect: {error}") from error
             raise
-        self._token = current_caller.set(self._runtime)
-        open_caller(self._runtime)
+        self._token = current_caller.set(self._runtime.outbound)
+        open_caller(self._runtime.outbound)
         return self
 
     def add_endpoint(self, endpoint: str) -> None:
@@ -216,7 +216,7 @@ class Client:
 
     async def _close(self) -> None:
         if self._runtime is not None:
-            close_caller(self._runtime)
+            close_caller(self._runtime.outbound)
             await self._runtime.close()
         if self._transport is not None:
             await self._transport.close()

@@ -198,7 +198,7 @@ class Silo:
         try:
             await self._start()
             self._joined = True
-            open_caller(self.runtime)
+            open_caller(self.runtime.outbound)
         except BaseException:
             await self._release()
             raise
@@ -357,7 +357,7 @@ class Silo:
         self._transport = GrpcTransport(
             name=silo,
             cluster=self._cluster,
-            handler=self.runtime,
+            handler=self.runtime.inbound,
             endpoints=self._endpoint,
             credentials=self._credentials,
             max_payload=self._settings.max_payload + 64 * 1024,
@@ -480,7 +480,7 @@ class Silo:
         if self._loop_watch is not None:
             self._loop_watch.stop()
         if self._runtime is not None:
-            close_caller(self._runtime)
+            close_caller(self._runtime.outbound)
             await self._runtime.close()
         if self._server is not None:
             await self._server.stop()
@@ -504,7 +504,7 @@ class Silo:
 
     async def __aenter__(self) -> Self:
         await self.start()
-        self._token = current_caller.set(self.runtime)
+        self._token = current_caller.set(self.runtime.outbound)
         return self
 
     async def __aexit__(

@@ -142,7 +142,7 @@ class Gateway:
         runtime = self._runtime()
         if runtime is None:
             raise Problem(503, "ClusterUnavailable", "this silo takes no messages now", headers={"Retry-After": "1"})
-        current_caller.set(runtime)
+        current_caller.set(runtime.outbound)
         return runtime
 
     async def _answer(self, request: Request) -> Response:

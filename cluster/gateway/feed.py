@@ -101,7 +101,7 @@ class Feed:
         try:
             while not self.over:
                 arguments = self._channel.name, self.end - 1
-                payloads = self._runtime.stream(self._channel._ref, SUBSCRIBE, arguments, {}, raw=True)
+                payloads = self._runtime.outbound.stream(self._channel._ref, SUBSCRIBE, arguments, {}, raw=True)
                 try:  # not in coroutines and contexts of their own: this is what each idle feed consists of
                     async for payload in payloads:
                         self._take(payload)

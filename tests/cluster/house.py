@@ -96,7 +96,8 @@ def membership_of(silo: Silo) -> Membership:
 @contextmanager
 def calling_from(source: Silo | Client) -> Iterator[None]:
     """References used in the block call through this silo or client."""
-    token = current_caller.set(source._runtime)
+    assert source._runtime is not None
+    token = current_caller.set(source._runtime.outbound)
     try:
         yield
     finally:

@@ -218,9 +218,9 @@ async def test_an_old_silo_claims_nothing_that_newer_ones_host() -> None:
     """Whoever asks it to: a silo whose view of the members is behind, or itself for what was handed on."""
     async with side_by_side() as cluster:
         with pytest.raises(ClusterUnavailable, match=r"version '1' of the code and leaves it to n2\."):
-            await cluster.silos[OLD].runtime.own("book-1")
+            await cluster.silos[OLD].runtime.claims.own("book-1")
         assert cluster.where("book-1") is None
-        assert (await cluster.silos[NEW].runtime.own("book-1")).silo.startswith("n2.")
+        assert (await cluster.silos[NEW].runtime.claims.own("book-1")).silo.startswith("n2.")
 
 
 async def test_an_entry_that_an_old_silo_has_left_behind_leads_nobody_astray() -> None:
@@ -238,7 +238,7 @@ async def test_an_old_silo_tells_who_asks_it_where_an_actor_lives() -> None:
         owner = cluster.table.owners["book-1"]
         await cluster.add(actors=V2, version="2")
         other = cluster.silos[1 - (cluster.where("book-1") or 0)]
-        assert (await other.runtime.own("book-1")).silo == owner.silo
+        assert (await other.runtime.claims.own("book-1")).silo == owner.silo
 
 
 # -- handlers that only the new code has -------------------------------------------------------------------------------

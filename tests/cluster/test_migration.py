@@ -329,9 +329,9 @@ async def test_who_asks_for_it_on_the_way_waits_for_its_memory(
     asking: list[asyncio.Task[Any]] = []
 
     async def slow(address: str, epoch: int, silo: str) -> int | None:
-        asking.append(asyncio.create_task(target.runtime.own(address)))
+        asking.append(asyncio.create_task(target.runtime.claims.own(address)))
         done = await transfer(address, epoch, silo)
-        asking.append(asyncio.create_task(target.runtime.own(address)))
+        asking.append(asyncio.create_task(target.runtime.claims.own(address)))
         await asyncio.wait(asking, timeout=0.05)
         assert not any(task.done() for task in asking)
         return done
@@ -394,7 +394,7 @@ async def test_a_silo_that_dies_before_its_word_keeps_nobody_waiting(
     monkeypatch.setattr(source.runtime.directory, "transfer", last)
     await ref.go()
     await gates.reached.wait()
-    asking = asyncio.create_task(target.runtime.own("journal-1"))
+    asking = asyncio.create_task(target.runtime.claims.own("journal-1"))
     await cluster.kill(cluster.silos.index(source))
     assert (await asking).silo == target.runtime.directory.silo
     assert await ref.ask(3) == 1, "what was in memory only is lost with the silo"

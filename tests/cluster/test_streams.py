@@ -38,7 +38,7 @@ async def caller(request: pytest.FixtureRequest, house: House, pair: tuple[Silo,
 
 def held_streams(*silos: Silo) -> int:
     """What the silos still keep for readers of streams."""
-    return sum(len(silo.runtime._streams) for silo in silos)
+    return sum(len(silo.runtime.streams) for silo in silos)
 
 
 async def test_every_item_once_and_in_order(caller: str, pair: tuple[Silo, Silo]) -> None:

@@ -20,6 +20,7 @@ from actors.activation import Activation
 from actors.calls import ForwardedCall
 from actors.envelope import Envelope, Reply, Request
 from actors.journal import shown_path
+from actors.outbound import Outbound
 from actors.ports import Commit
 from actors.records import (
     INTERRUPT,
@@ -36,7 +37,6 @@ from actors.records import (
     Started,
     Waiting,
 )
-from actors.runtime import Runtime
 from actors.turn import Turn
 from cluster.store import LocalStore, open_store
 
@@ -168,7 +168,7 @@ async def _open_store(url: str) -> Any:
 
 def install() -> None:
     """Make this process one that can be killed as planned."""
-    answer, deliver, forward = Turn.answer, Runtime.deliver, ForwardedCall.on_envelope
+    answer, deliver, forward = Turn.answer, Outbound.deliver, ForwardedCall.on_envelope
     accept = Activation.accept
 
     def noted_acceptance(activation: Activation, request: Request, origin: Any) -> None:
@@ -181,9 +181,9 @@ def install() -> None:
             reach(turn.address, "before reply")
         answer(turn, envelope)
 
-    def planned_delivery(runtime: Runtime, request: Request) -> Any:
+    def planned_delivery(outbound: Outbound, request: Request) -> Any:
         reach(request.sender, "before delivery")
-        return deliver(runtime, request)
+        return deliver(outbound, request)
 
     def planned_forwarding(call: ForwardedCall, envelope: Envelope, *, trusted: bool) -> bool:
         reach(call.request.address, "before forward")
@@ -192,7 +192,7 @@ def install() -> None:
     cluster.silo.open_store = _open_store  # type: ignore[attr-defined]
     Activation.accept = noted_acceptance  # type: ignore[assignment, method-assign]
     Turn.answer = planned_answer  # type: ignore[assignment, method-assign]
-    Runtime.deliver = planned_delivery  # type: ignore[assignment, method-assign]
+    Outbound.deliver = planned_delivery  # type: ignore[assignment, method-assign]
     ForwardedCall.on_envelope = planned_forwarding  # type: ignore[assignment, method-assign]
 
 

@@ -415,9 +415,9 @@ def leaks_of(runtime: Runtime) -> str:
     """What a runtime still holds that nobody waits for."""
     found = {
         "calls": [f"{type(c).__name__} {c.request.address}.{c.request.handler}" for c in runtime.calls.values()],
-        "streams": [str(key[1]) for key in runtime._streams],
-        "held": list(runtime._router._held),
-        "claims": list(runtime._claims),
+        "streams": [str(key[1]) for key in runtime.streams],
+        "held": list(runtime.router._held),
+        "claims": list(runtime.claims.under_way),
         "activations": list(runtime.activations),
         "tasks": [task.get_coro().__qualname__ for task in runtime._tasks],  # type: ignore[union-attr]
     }

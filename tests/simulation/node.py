@@ -85,8 +85,8 @@ class Node:
         self.world.history.parted(process)
         self.world.loop.kill(process)
         self.world.network.kill(process)
-        if silo is not None and silo._runtime in _open_callers:
-            _open_callers.remove(silo._runtime)
+        if silo is not None and silo._runtime is not None and silo._runtime.outbound in _open_callers:
+            _open_callers.remove(silo._runtime.outbound)
 
     async def restart(self) -> None:
         """Start again, unless somebody does already."""

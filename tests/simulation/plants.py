@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
+from actors import execution
 from actors.activation import Activation
 from actors.calls import Call
 from actors.envelope import Envelope, NotHere, Request
+from actors.inbound import Inbound
 from actors.mailbox import Mailbox
 from actors.migration import Migration
 from actors.ports import Route
 from actors.router import Router
-from actors.runtime import Runtime
 from actors.turn import Turn
 from cluster.directory import EtcdDirectory
 from cluster.etcd import Op
@@ -87,19 +88,19 @@ def _no_ask_first(world: "World") -> AbstractContextManager[Any]:
 
 def _let_in_early(world: "World") -> AbstractContextManager[Any]:
     """After NotHere a silo lets in later messages before the sender has asked again."""
-    return patch.object(Runtime, "_bounced", property(lambda self: set(), lambda self, value: None), create=True)
+    return patch.object(Inbound, "_bounced", property(lambda self: set(), lambda self, value: None), create=True)
 
 
 def _early_reply(world: "World") -> AbstractContextManager[Any]:
     """The answer leaves before the commit."""
 
-    async def commit(self: Turn, answer: Envelope, state: bytes) -> None:
-        self.origin.send(answer)
-        self.left = True
-        if await self.activation.commit(self, answer, state):
-            self.activation.settle(self, answer)
+    async def commit(turn: Turn, answer: Envelope, state: bytes) -> None:
+        turn.origin.send(answer)
+        turn.left = True
+        if await turn.activation.commit(turn, answer, state):
+            turn.activation.settle(turn, answer)
 
-    return patch.object(Turn, "_commit", commit)
+    return patch.object(execution, "_commit", commit)
 
 
 def _no_roll_back(world: "World") -> AbstractContextManager[Any]:
@@ -109,18 +110,18 @@ def _no_roll_back(world: "World") -> AbstractContextManager[Any]:
 
 def _lost_on_closed(world: "World") -> AbstractContextManager[Any]:
     """Nobody is told that a link has gone: calls hang until their deadlines."""
-    return patch.object(Runtime, "on_closed", lambda self, link, unsent: None)
+    return patch.object(Inbound, "on_closed", lambda self, link, unsent: None)
 
 
 def _resent_when_lost(world: "World") -> AbstractContextManager[Any]:
     """What was under way on a lost link is sent again, though it may have run."""
-    on_closed = Runtime.on_closed
+    on_closed = Inbound.on_closed
 
-    def resend(self: Runtime, link: Any, unsent: list[Envelope]) -> None:
-        sent = [call.request for call in self.calls.values() if call.link is link and call.request.handler]
+    def resend(self: Inbound, link: Any, unsent: list[Envelope]) -> None:
+        sent = [call.request for call in self._runtime.calls.values() if call.link is link and call.request.handler]
         on_closed(self, link, [*unsent, *sent])
 
-    return patch.object(Runtime, "on_closed", resend)
+    return patch.object(Inbound, "on_closed", resend)
 
 
 def _not_here_but_run(world: "World") -> AbstractContextManager[Any]:

@@ -232,7 +232,9 @@ class World:
                     message_id = msgspec.msgpack.decode(row, type=Parked).request.message_id
                     self.history.note(f"the operator retries {message_id}", address=address)
                     runtime = next(iter(self.client_runtimes.values()))
-                    asked = runtime.ask(actor_ref(address).options(timeout=4.0), RESOLVE, ("retry", message_id), {})
+                    asked = runtime.outbound.ask(
+                        actor_ref(address).options(timeout=4.0), RESOLVE, ("retry", message_id), {}
+                    )
                     with suppress(ActorError):
                         await self.loop.create_task(asked, context=runtime.context.copy())
 

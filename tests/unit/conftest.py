@@ -60,7 +60,7 @@ async def start() -> AsyncIterator[Start]:
             settings=settings,
         )
         runtimes.append(runtime)
-        current_caller.set(runtime)
+        current_caller.set(runtime.outbound)
         return runtime
 
     yield start_runtime

@@ -64,7 +64,7 @@ class World:
             clock=SystemClock(),
             settings=Settings(max_adoptions=1000),
         )
-        current_caller.set(self.runtime)
+        current_caller.set(self.runtime.outbound)
         self.runtime.spawn(self.runtime.keep_agenda())
 
     async def crash(self) -> None:

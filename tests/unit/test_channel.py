@@ -669,7 +669,7 @@ async def test_a_repeated_request_appends_once(start: Start, store: ScriptedStor
             request = Request(
                 runtime.next_id(), "board-1", APPEND, payload, Mode.ASK, 3.0, f"m {producer}", attempt=attempt
             )
-            answer, _ = await soon(runtime.deliver(request))
+            answer, _ = await soon(runtime.outbound.deliver(request))
             assert isinstance(answer, Reply)
     assert [event.data for event in await read("board-1", 4)] == ["a", "b", "a", "b"]
     assert len(items_of(store, "board-1")) == 4

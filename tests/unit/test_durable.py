@@ -246,9 +246,9 @@ async def test_a_refused_admission_is_told_and_leaves_the_others_alone(
 async def test_a_repeat_gets_the_answer_of_the_first_time(start: Start, store: ScriptedStore) -> None:
     runtime = start(Keeper, store=store)
     link = FakeLink(trusted=True)
-    runtime.on_envelopes(link, [envelope("", "x", id=1)])
+    runtime.inbound.on_envelopes(link, [envelope("", "x", id=1)])
     first = await link.answer()
-    runtime.on_envelopes(link, [envelope("", "x", id=2, message_id="m1", attempt=1)])
+    runtime.inbound.on_envelopes(link, [envelope("", "x", id=2, message_id="m1", attempt=1)])
     second = await link.answer()
     assert isinstance(first, Reply)
     assert isinstance(second, Reply)
@@ -272,11 +272,11 @@ async def test_a_repeat_gets_the_failure_of_a_journaled_turn_too(start: Start, s
     link = FakeLink(trusted=True)
     request = envelope("", "x")
     request.address = "stepper-1"
-    runtime.on_envelopes(link, [request])
+    runtime.inbound.on_envelopes(link, [request])
     first = await link.answer()
     again = envelope("", "x", id=2, message_id="m1")
     again.address = "stepper-1"
-    runtime.on_envelopes(link, [again])
+    runtime.inbound.on_envelopes(link, [again])
     second = await link.answer()
     assert isinstance(first, Failure)
     assert isinstance(second, Failure)
@@ -290,9 +290,9 @@ async def test_a_repeat_while_the_first_runs_waits_for_it(
 ) -> None:
     runtime = start(Keeper, store=store)
     link, other = FakeLink(trusted=True), FakeLink("client-2", trusted=True)
-    runtime.on_envelopes(link, [envelope("slowly", "x")])
+    runtime.inbound.on_envelopes(link, [envelope("slowly", "x")])
     await settle()
-    runtime.on_envelopes(other, [envelope("slowly", "x", attempt=1)])
+    runtime.inbound.on_envelopes(other, [envelope("slowly", "x", attempt=1)])
     await settle()
     gate.set()
     answers = [await link.answer(), await other.answer()]
@@ -305,11 +305,11 @@ async def test_a_repeat_after_a_new_activation_gets_the_answer_from_the_store(
     first = start(Keeper, store=store)
     link = FakeLink(trusted=True)
     large = "x" * 100_000
-    first.on_envelopes(link, [envelope("", large)])
+    first.inbound.on_envelopes(link, [envelope("", large)])
     await link.answer()
     first.vanish()
     second = start(Keeper, store=store)
-    second.on_envelopes(link, [envelope("", large, id=9, message_id="m1", attempt=1)])
+    second.inbound.on_envelopes(link, [envelope("", large, id=9, message_id="m1", attempt=1)])
     again = await link.answer()
     assert isinstance(again, Reply)
     assert (again.id, codec.decode(again.payload, trusted=True)) == (9, 1)
@@ -416,8 +416,8 @@ async def test_a_repeated_delivery_takes_effect_once(start: Start, store: Script
             attempt=attempt,
         )  # fmt: skip
         if "keeper-1" not in runtime.activations:
-            await runtime.own("keeper-1")
-        runtime.on_envelopes(link, [request])
+            await runtime.claims.own("keeper-1")
+        runtime.inbound.on_envelopes(link, [request])
         answer = await link.answer()
         assert isinstance(answer, Accepted | Failure)
         return answer
@@ -522,7 +522,7 @@ async def test_keys_and_answers_are_kept_for_the_retention_time_and_no_longer(
     runtime = start(Keeper, store=store, clock=clock)
     keyed = actor_ref("keeper-1").options(idempotency_key="k")
     link = FakeLink(trusted=True)
-    runtime.on_envelopes(link, [envelope("", "never acknowledged")])
+    runtime.inbound.on_envelopes(link, [envelope("", "never acknowledged")])
     await link.answer()
     assert await soon(keyed.ask("x")) == 2
     clock.monotonic += 23 * 3600

@@ -303,7 +303,7 @@ async def test_a_journal_that_does_not_fit_the_code_parks_the_message(world: Wor
     parked = msgspec.msgpack.decode(row, type=records.Parked)
     assert "- not called  'plan'" in parked.reason
     assert "outline" in parked.reason
-    await soon(world.runtime.ask(actor_ref("agent-1"), "$parked", ("retry", parked.request.message_id), {}))
+    await soon(world.runtime.outbound.ask(actor_ref("agent-1"), "$parked", ("retry", parked.request.message_id), {}))
     await until(lambda: world.state("agent-1")["values"][2:] == ["plan", "last"], "the retry")
     assert world.ran.count("plan") == 1
     assert not world.rows("agent-1", records.PARKED)
@@ -354,7 +354,7 @@ async def test_a_parked_message_is_skipped_or_dropped(world: World, action: str)
     await until(lambda: world.rows("agent-1", records.PARKED), "the message is parked")
     [[_, _, row]] = await world.runtime.store.flagged(limit=10)
     message_id = msgspec.msgpack.decode(row, type=records.Parked).request.message_id
-    await soon(world.runtime.ask(actor_ref("agent-1"), "$parked", (action, message_id), {}))
+    await soon(world.runtime.outbound.ask(actor_ref("agent-1"), "$parked", (action, message_id), {}))
     for kind in (records.PARKED, records.JOURNAL, records.BESIDE):
         assert not world.rows("agent-1", kind)
     assert await soon(actor_ref("agent-1").ask("new")) == "ran"

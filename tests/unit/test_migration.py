@@ -116,19 +116,19 @@ async def begin_to_move(
     runtime: Runtime, links: Links, waiting: Sequence[tuple[FakeLink, Request]], *, address: str = ADDRESS
 ) -> None:
     """Let the actor move while messages wait for it; the other silo has taken what it has in memory."""
-    await runtime.own(address)
+    await runtime.claims.own(address)
     await runtime.activations[address].ready()
-    runtime.on_envelopes(waiting[0][0], [message(1, "hold", Mode.ASK, address=address)])
+    runtime.inbound.on_envelopes(waiting[0][0], [message(1, "hold", Mode.ASK, address=address)])
     await settle()
     runtime.activations[address].migrate(None)
     for origin, request in waiting:
-        runtime.on_envelopes(origin, [request])
+        runtime.inbound.on_envelopes(origin, [request])
     Memory.gate.set()
     await until(lambda: "b.1" in links.to and links.to["b.1"].sent, "the offer")
     offer = links.to["b.1"].sent[-1]
     assert isinstance(offer, Query)
     assert offer.topic == MOVE
-    runtime.on_envelopes(links.to["b.1"], [Reply(offer.id, codec.encode(None))])
+    runtime.inbound.on_envelopes(links.to["b.1"], [Reply(offer.id, codec.encode(None))])
     await settle()
 
 
@@ -138,7 +138,7 @@ async def test_what_waits_leaves_before_the_word_that_the_actor_has_moved(runtim
     sent = links.to["b.1"].sent
     assert numbers(sent) == [MOVE, 2, 3, MOVED]
     asked = next(envelope for envelope in sent if isinstance(envelope, Request) and envelope.message_id == "m3")
-    runtime.on_envelopes(links.to["b.1"], [Reply(asked.id, codec.encode(7))])
+    runtime.inbound.on_envelopes(links.to["b.1"], [Reply(asked.id, codec.encode(7))])
     answer = origin.sent[-1]
     assert isinstance(answer, Reply)
     assert (answer.id, codec.decode(answer.payload, trusted=True)) == (3, 7)
@@ -162,7 +162,7 @@ async def test_a_repeat_goes_where_the_message_is_that_it_repeats(runtime: Runti
 
 
 async def offered(runtime: Runtime, source: FakeLink) -> None:
-    runtime.on_envelopes(source, [Query(1000, MOVE, ADDRESS, b"")])
+    runtime.inbound.on_envelopes(source, [Query(1000, MOVE, ADDRESS, b"")])
     await settle()
     assert isinstance(source.sent.pop(), Reply)
 
@@ -174,16 +174,16 @@ def moved(epoch: int) -> Query:
 async def test_what_came_with_the_actor_runs_before_what_went_another_way(runtime: Runtime) -> None:
     source, other = silo_link("b.1"), silo_link("c.1")
     await offered(runtime, source)
-    runtime.on_envelopes(source, [message(2), message(3)])
-    runtime.on_envelopes(other, [message(4)])
+    runtime.inbound.on_envelopes(source, [message(2), message(3)])
+    runtime.inbound.on_envelopes(other, [message(4)])
     assert (source.sent, other.sent) == ([], [NotHere(4)])
-    runtime.on_envelopes(other, [Resolve(5, ADDRESS)])
+    runtime.inbound.on_envelopes(other, [Resolve(5, ADDRESS)])
     await settle()
     assert len(other.sent) == 1, "nobody is told where it lives before it does"
-    runtime.on_envelopes(source, [moved(EPOCH)])
+    runtime.inbound.on_envelopes(source, [moved(EPOCH)])
     await until(lambda: len(other.sent) == 2, "the answer")
     assert other.sent[1] == Located(5, "a.1", EPOCH)
-    runtime.on_envelopes(other, [message(4)])
+    runtime.inbound.on_envelopes(other, [message(4)])
     await until(lambda: len(Memory.noted) == 3, "all have run")
     assert Memory.noted == [2, 3, 4]
     assert [envelope.id for envelope in source.sent if isinstance(envelope, Accepted)] == [2, 3]
@@ -192,7 +192,7 @@ async def test_what_came_with_the_actor_runs_before_what_went_another_way(runtim
 async def test_what_came_ahead_of_an_actor_that_stays_looks_for_it_again(runtime: Runtime) -> None:
     source = silo_link("b.1")
     await offered(runtime, source)
-    runtime.on_envelopes(source, [message(2), moved(0)])
+    runtime.inbound.on_envelopes(source, [message(2), moved(0)])
     await settle()
     assert [type(envelope) for envelope in source.sent] == [NotHere, Reply]
     assert ADDRESS not in runtime.activations
@@ -201,8 +201,8 @@ async def test_what_came_ahead_of_an_actor_that_stays_looks_for_it_again(runtime
 async def test_what_came_ahead_of_an_actor_whose_silo_was_lost_is_not_run(runtime: Runtime) -> None:
     source = silo_link("b.1")
     await offered(runtime, source)
-    runtime.on_envelopes(source, [message(2)])
-    runtime.on_closed(source, [])
-    await runtime.own(ADDRESS)
+    runtime.inbound.on_envelopes(source, [message(2)])
+    runtime.inbound.on_closed(source, [])
+    await runtime.claims.own(ADDRESS)
     await settle()
     assert Memory.noted == []

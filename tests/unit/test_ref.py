@@ -90,17 +90,17 @@ def test_without_a_runtime_a_call_says_what_to_do() -> None:
 async def test_a_context_that_is_older_than_the_runtime_finds_the_only_one_that_is_open(start: Start) -> None:
     old = Context()
     runtime = start(Session)
-    open_caller(runtime)
+    open_caller(runtime.outbound)
     try:
         assert await soon(asyncio.get_running_loop().create_task(old.run(actor_ref("session-1").ask, 1))) == 1
         second = start(Session)
-        open_caller(second)
+        open_caller(second.outbound)
         with pytest.raises(RuntimeError, match="several runtimes"):
             _ = old.run(actor_ref("session-1").ask, 1)
-        close_caller(second)
+        close_caller(second.outbound)
     finally:
-        close_caller(runtime)
-    close_caller(runtime)  # once more is no error
+        close_caller(runtime.outbound)
+    close_caller(runtime.outbound)  # once more is no error
 
 
 async def test_ask_and_send_reach_receive_and_default_to_none(start: Start) -> None:

@@ -98,7 +98,7 @@ class Here:
             clock=SystemClock(),
             settings=settings,
         )
-        current_caller.set(self.runtime)
+        current_caller.set(self.runtime.outbound)
 
     def link(self, silo: str = "b.1") -> FakeLink:
         return self.transport.links[silo]
@@ -108,7 +108,7 @@ class Here:
         await until(lambda: silo in self.transport.links, f"a link to {silo}")
         question = await self.link(silo).answer()
         assert isinstance(question, Resolve), question
-        self.runtime.on_envelopes(self.link(silo), [Located(question.id, owner or silo, 7)])
+        self.runtime.inbound.on_envelopes(self.link(silo), [Located(question.id, owner or silo, 7)])
         await settle()
 
     def requests(self, silo: str = "b.1") -> list[Request]:
@@ -117,7 +117,7 @@ class Here:
         return found
 
     def reply(self, request: Request, value: object = None, silo: str = "b.1") -> None:
-        self.runtime.on_envelopes(self.link(silo), [Reply(request.id, codec.encode(value))])
+        self.runtime.inbound.on_envelopes(self.link(silo), [Reply(request.id, codec.encode(value))])
 
 
 def values(requests: list[Request]) -> list[object]:
@@ -190,14 +190,14 @@ async def test_not_here_looks_again_and_keeps_the_order(here: Here) -> None:
     calls = start(1, 2, 3)
     await here.resolve()
     requests = here.requests()
-    here.runtime.on_envelopes(here.link(), [NotHere(requests[0].id)])
+    here.runtime.inbound.on_envelopes(here.link(), [NotHere(requests[0].id)])
     calls += start(4)
     await settle()
-    here.runtime.on_envelopes(here.link(), [NotHere(request.id) for request in requests[1:]])
+    here.runtime.inbound.on_envelopes(here.link(), [NotHere(request.id) for request in requests[1:]])
     await settle()
     questions = [envelope for envelope in here.link().sent if isinstance(envelope, Resolve)]
     assert len(questions) == 1, "one question for all of them"
-    here.runtime.on_envelopes(here.link(), [Located(questions[0].id, "c.1", 8)])
+    here.runtime.inbound.on_envelopes(here.link(), [Located(questions[0].id, "c.1", 8)])
     await settle()
     again = here.requests("c.1")
     assert values(again) == [1, 2, 3, 4]
@@ -213,7 +213,7 @@ async def test_a_lost_link_resends_everything_and_says_what_may_have_run(here: H
     link = here.transport.links.pop("b.1")
     link.closed = True
     here.directory.elsewhere = "c.1"
-    here.runtime.on_closed(link, [second])
+    here.runtime.inbound.on_closed(link, [second])
     await here.resolve("c.1")
     again = here.requests("c.1")
     assert values(again) == [1, 2]
@@ -233,7 +233,7 @@ async def test_a_call_whose_silos_are_lost_again_and_again_ends_as_connection_lo
         assert request.attempt == attempt
         link = here.transport.links.pop("b.1")
         link.closed = True
-        here.runtime.on_closed(link, [])
+        here.runtime.inbound.on_closed(link, [])
         if attempt < limit:
             await here.resolve()
     with pytest.raises(ConnectionLost, match=r"session-1.*b\.1"):
@@ -245,7 +245,7 @@ async def test_an_answer_from_a_link_that_the_call_has_left_is_ignored(here: Her
     await here.resolve()
     [request] = here.requests()
     stranger = FakeLink("x.1", trusted=True, peer_is_silo=True)
-    here.runtime.on_envelopes(stranger, [Reply(request.id, codec.encode("forged"))])
+    here.runtime.inbound.on_envelopes(stranger, [Reply(request.id, codec.encode("forged"))])
     await settle()
     assert not call.done()
     here.reply(request, "true")
@@ -266,7 +266,7 @@ async def test_a_refusal_of_the_asked_silo_reaches_every_waiting_caller(here: He
     calls = start(1, 2)
     await until(lambda: "b.1" in here.transport.links and here.link().sent, "the question")
     question = here.link().sent.pop()
-    here.runtime.on_envelopes(here.link(), [Failure(question.id, "StateUnreadable", "session-1: broken")])
+    here.runtime.inbound.on_envelopes(here.link(), [Failure(question.id, "StateUnreadable", "session-1: broken")])
     for failed in await soon(asyncio.gather(*calls, return_exceptions=True)):
         assert type(failed).__name__ == "StateUnreadable"
     [later] = start(3)
@@ -334,7 +334,7 @@ async def test_routes_are_bounded() -> None:
         [request] = here.requests()
         here.reply(request)
         await soon(call)
-    assert here.runtime._router.routes <= 3
+    assert here.runtime.router.routes <= 3
     await here.runtime.close()
 
 
@@ -355,7 +355,7 @@ def handed_on(here: Here, number: int) -> Call:
     request = Request(here.runtime.next_id(), "session-1", "note", arguments, Mode.SEND, 60, f"m{number}", attempt=2)
     call = AcceptedCall(request)
     here.runtime.calls.begin(call, 60)
-    here.runtime._router.hold(call, fence=here.directory.silo)
+    here.runtime.router.hold(call, fence=here.directory.silo)
     return call
 
 
@@ -365,10 +365,10 @@ async def test_what_was_handed_on_goes_first_when_somebody_else_has_the_address_
     await settle()
     assert call.held_for, "it waits for news of the silos"
     other = FakeLink("c.1", trusted=True, peer_is_silo=True)
-    here.runtime.on_envelopes(other, [Resolve(5, "session-1")])
+    here.runtime.inbound.on_envelopes(other, [Resolve(5, "session-1")])
     assert isinstance(await other.answer(), Located)
     assert not call.held_for
-    assert here.runtime._router.is_clear("session-1")
+    assert here.runtime.router.is_clear("session-1")
 
 
 async def test_what_was_handed_on_goes_first_when_somebody_else_learns_here_where_the_address_is(
@@ -381,7 +381,7 @@ async def test_what_was_handed_on_goes_first_when_somebody_else_learns_here_wher
     handed_on(here, 1)
     await settle()
     other = FakeLink("c.1", trusted=True, peer_is_silo=True)
-    here.runtime.on_envelopes(other, [Resolve(5, "session-1")])
+    here.runtime.inbound.on_envelopes(other, [Resolve(5, "session-1")])
     assert isinstance(await other.answer(), Located)
     assert values(here.requests()) == [1]
 
@@ -393,15 +393,15 @@ async def test_a_silo_that_only_wakes_an_actor_is_not_let_in_before_its_messages
     def send(number: int) -> None:
         arguments = codec.encode_arguments("session-1", (number,), {}, lambda *_: False)
         request = Request(number, "session-1", "note", arguments, Mode.ASK, 60, f"m{number}")
-        here.runtime.on_envelopes(other, [request])
+        here.runtime.inbound.on_envelopes(other, [request])
 
     send(1)
     assert await other.answer() == NotHere(1)
-    here.runtime.on_envelopes(other, [Resolve(2, "session-1", wakes=True)])
+    here.runtime.inbound.on_envelopes(other, [Resolve(2, "session-1", wakes=True)])
     assert isinstance(await other.answer(), Located)
     send(3)
     assert await other.answer() == NotHere(3)
-    here.runtime.on_envelopes(other, [Resolve(4, "session-1")])
+    here.runtime.inbound.on_envelopes(other, [Resolve(4, "session-1")])
     assert isinstance(await other.answer(), Located)
     send(1)
     send(3)
@@ -414,5 +414,5 @@ async def test_waking_an_actor_says_that_nothing_waits_for_the_answer(here: Here
     question = await here.link().answer()
     assert isinstance(question, Resolve)
     assert question.wakes
-    here.runtime.on_envelopes(here.link(), [Located(question.id, "b.1", 7)])
+    here.runtime.inbound.on_envelopes(here.link(), [Located(question.id, "b.1", 7)])
     await soon(waking)

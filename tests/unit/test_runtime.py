@@ -402,11 +402,11 @@ def request(name: str, *args: object, mode: Mode = Mode.ASK, id: int = 1, **more
 async def test_a_client_is_answered_on_its_link_with_its_own_id(start: Start) -> None:
     runtime = start(Journal)
     link = FakeLink(trusted=True)
-    runtime.on_envelopes(link, [request("note", 5, id=42)])
+    runtime.inbound.on_envelopes(link, [request("note", 5, id=42)])
     reply = await link.answer()
     assert isinstance(reply, Reply)
     assert (reply.id, codec.decode(reply.payload, trusted=True)) == (42, 5)
-    runtime.on_envelopes(link, [request("note", 6, id=43)])  # now that the actor is active
+    runtime.inbound.on_envelopes(link, [request("note", 6, id=43)])  # now that the actor is active
     reply = await link.answer()
     assert isinstance(reply, Reply)
     assert reply.id == 43
@@ -416,7 +416,7 @@ async def test_a_clients_messages_keep_their_order(start: Start) -> None:
     runtime = start(Journal)
     link = FakeLink(trusted=True)
     modes = [Mode.ASK, Mode.SEND]
-    runtime.on_envelopes(link, [request("note", n, mode=modes[n % 2], id=n + 1) for n in range(50)])
+    runtime.inbound.on_envelopes(link, [request("note", n, mode=modes[n % 2], id=n + 1) for n in range(50)])
     await until(lambda: len(link.sent) >= 50, "all answers")
     await settle()
     assert sorted(envelope.id for envelope in link.sent) == list(range(1, 51)), "one answer to each"
@@ -427,7 +427,7 @@ async def test_a_clients_messages_keep_their_order(start: Start) -> None:
 async def test_a_silo_that_asks_for_what_is_not_here_is_told_so(start: Start) -> None:
     runtime = start(Journal)
     link = FakeLink("other.1", trusted=True, peer_is_silo=True)
-    runtime.on_envelopes(link, [request("note", 5, id=7)])
+    runtime.inbound.on_envelopes(link, [request("note", 5, id=7)])
     assert await link.answer() == NotHere(7)
     assert not runtime.activations
 
@@ -450,15 +450,15 @@ async def test_a_clients_stream_obeys_its_credit_and_its_leaving(start: Start) -
     for active in (False, True):
         link = FakeLink(f"client-{active}", trusted=True)
         produced.clear()
-        runtime.on_envelopes(link, [request("count", mode=Mode.STREAM, id=3, credit=5)])
+        runtime.inbound.on_envelopes(link, [request("count", mode=Mode.STREAM, id=3, credit=5)])
         await until(lambda link=link: len(link.sent) == 5, "the first items")  # type: ignore[misc]
         await settle()
         assert len(link.sent) == 5
         assert len(produced) == 6
-        runtime.on_envelopes(link, [Credit(3, 2)])
+        runtime.inbound.on_envelopes(link, [Credit(3, 2)])
         await settle()
         assert len(link.sent) == 7
-        runtime.on_envelopes(link, [Leave(3)])
+        runtime.inbound.on_envelopes(link, [Leave(3)])
         await settle()
         assert len(link.sent) == 7
         assert {type(envelope) for envelope in link.sent} == {Item}
@@ -484,10 +484,10 @@ async def test_a_link_that_closes_lets_the_turns_of_its_calls_go_on(start: Start
 
     runtime = start(Journal)
     link = FakeLink(trusted=True)
-    runtime.on_envelopes(link, [request("count", mode=Mode.STREAM, id=3, credit=5), request("wait", id=4)])
+    runtime.inbound.on_envelopes(link, [request("count", mode=Mode.STREAM, id=3, credit=5), request("wait", id=4)])
     await until(lambda: link.sent, "the first items")
     link.closed = True
-    runtime.on_closed(link, [])
+    runtime.inbound.on_closed(link, [])
     gate.set()
     await until(lambda: ended == [1, 2], "the ends of both turns")
     assert not any(type(envelope) is End for envelope in link.sent)
@@ -504,7 +504,7 @@ async def test_envelopes_that_make_no_sense_are_no_harm(start: Start) -> None:
         Request(4, "journal-1", "note", b"", Mode.STREAM, 1.0, "m"),
         Request(5, "journal-" + "x" * 300, "note", b"\x90", Mode.ASK, 1.0, "m"),
     ]  # fmt: skip
-    runtime.on_envelopes(link, strange)
+    runtime.inbound.on_envelopes(link, strange)
     await settle()
     await until(lambda: {e.id for e in link.sent} >= {2, 3, 4}, "refusals")
     assert all(isinstance(envelope, Failure) for envelope in link.sent)

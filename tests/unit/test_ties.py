@@ -134,10 +134,10 @@ def request(number: int, **more: Any) -> Request:
 
 async def test_a_client_that_is_gone_for_some_seconds(loop_time: LoopTime, runtime: Runtime) -> None:
     link = FakeLink(trusted=True)
-    runtime.on_envelopes(link, [request(1)])
+    runtime.inbound.on_envelopes(link, [request(1)])
     await until(lambda: Worker.did, "it runs")
     link.closed = True
-    runtime.on_closed(link, [])
+    runtime.inbound.on_closed(link, [])
     await settle()
     assert Worker.did == ["begun"]
     await loop_time.jump(6)
@@ -146,11 +146,11 @@ async def test_a_client_that_is_gone_for_some_seconds(loop_time: LoopTime, runti
 
 async def test_a_client_that_comes_again_in_time(loop_time: LoopTime, runtime: Runtime) -> None:
     link, other = FakeLink(trusted=True), FakeLink("client-1b", trusted=True)
-    runtime.on_envelopes(link, [request(1)])
+    runtime.inbound.on_envelopes(link, [request(1)])
     await until(lambda: Worker.did, "it runs")
     link.closed = True
-    runtime.on_closed(link, [])
-    runtime.on_envelopes(other, [request(2, attempt=1)])
+    runtime.inbound.on_closed(link, [])
+    runtime.inbound.on_envelopes(other, [request(2, attempt=1)])
     await loop_time.jump(6)
     assert Worker.did == ["begun"]
     Worker.go.set()
@@ -159,9 +159,9 @@ async def test_a_client_that_comes_again_in_time(loop_time: LoopTime, runtime: R
 
 async def test_a_client_that_tied_nothing_to_itself(loop_time: LoopTime, runtime: Runtime) -> None:
     link = FakeLink(trusted=True)
-    runtime.on_envelopes(link, [request(1, cancel_with_caller=False)])
+    runtime.inbound.on_envelopes(link, [request(1, cancel_with_caller=False)])
     await until(lambda: Worker.did, "it runs")
-    runtime.on_closed(link, [])
+    runtime.inbound.on_closed(link, [])
     await loop_time.jump(6)
     assert Worker.did == ["begun"]
     Worker.go.set()

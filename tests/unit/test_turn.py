@@ -348,7 +348,7 @@ async def test_when_the_reader_leaves_early_the_generator_runs_to_its_end_and_th
     await soon(pours.ended.wait())
     assert pours.produced == 500
     assert await soon(actor_ref("pourer-1").note()) == "free"
-    assert not runtime._streams
+    assert not runtime.streams
     assert not runtime.calls
 
 

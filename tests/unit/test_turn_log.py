@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from actors import Actor, ActorFailed, TurnInterrupted, actor_ref, handler, records
+from actors.outbound import Outbound
 from actors.ref import caller
 from actors.runtime import Runtime
 from tests.unit.conftest import Start
@@ -243,9 +244,9 @@ async def test_while_somebody_reads_all_turns_are_told_of_from_their_beginning(
     boot(start, store)
     assert await soon(REF.plain()) == 1
     reading = asyncio.create_task(turns(5))
-    runtime = caller()
-    assert isinstance(runtime, Runtime)
-    await until(lambda: runtime.activations["author-1"].durable_side.is_watched, "somebody reads")
+    outbound = caller()
+    assert isinstance(outbound, Outbound)
+    await until(lambda: outbound.runtime.activations["author-1"].durable_side.is_watched, "somebody reads")
     assert await soon(REF.plain()) == 1
     call = asyncio.ensure_future(REF.wait())
     await soon(Author.reached.wait())

@@ -79,7 +79,7 @@ def bomb() -> msgspec.msgpack.Ext:
 
 async def answer(runtime: Runtime, link: FakeLink, name: str, payload: bytes, *, trusted: bool = True) -> Any:
     request = Request(1, "target-1", name, payload, Mode.ASK, 5.0, "m1", trusted=trusted)
-    runtime.on_envelopes(link, [request])
+    runtime.inbound.on_envelopes(link, [request])
     return await link.answer()
 
 

@@ -30,7 +30,7 @@ class Message:
 
     async def send(self, runtime: Runtime) -> str:
         """Return its id once it is accepted. Raises an ``ActorError``."""
-        return (await runtime.send(self._ref, self.handler, self.args, dict(self.kwargs))).message_id
+        return (await runtime.outbound.send(self._ref, self.handler, self.args, dict(self.kwargs))).message_id
 
     async def ask(self, runtime: Runtime) -> object:
         """Its reply, of what JSON has; or, if the handler is an async generator, the iterator of its items.
@@ -42,14 +42,14 @@ class Message:
         if spec is not None and spec.streams:
             return self._stream(runtime)
         try:
-            return await runtime.ask(self._ref, self.handler, self.args, dict(self.kwargs))
+            return await runtime.outbound.ask(self._ref, self.handler, self.args, dict(self.kwargs))
         except UnknownHandler:  # a handler that is not there is NotAuthorized: this one is a generator elsewhere
             return self._stream(runtime)
 
     def _stream(self, runtime: Runtime) -> AsyncIterator[Any]:
         if self.idempotency_key:
             raise bad_request("a stream cannot have an idempotency key: its items belong to one call")
-        return runtime.stream(self._ref, self.handler, self.args, dict(self.kwargs))
+        return runtime.outbound.stream(self._ref, self.handler, self.args, dict(self.kwargs))
 
     @property
     def _ref(self) -> ActorRef:

@@ -113,7 +113,7 @@ class ChatRoute:
         """Begin the turn, or join the one that was begun with the same key. Raises ``Problem`` for one of long ago."""
         options = Options(headers=((WATCH, "1"),), idempotency_key=key, outside=True)
         handler = "" if self.chat.handler == "receive" else self.chat.handler
-        receipt = await runtime.send(ActorRef(address, options=options), handler, (value,), {})
+        receipt = await runtime.outbound.send(ActorRef(address, options=options), handler, (value,), {})
         run = await find_run(runtime.store, address, self.chat.channel, message_id=receipt.message_id)
         if run is None:  # it was accepted before, and so much has happened since that its turn is forgotten
             detail = f"{address}: the answer to this message, which was sent before, is not kept any more"

@@ -105,7 +105,9 @@ class ActorChannels:
         ref = ActorRef(source.address, options=Options(timeout=PATIENCE, outside=True))
         verdict: tuple[Any, ...] = ("closed",)
         with contextlib.suppress(ChannelClosed):
-            verdict = await runtime.ask(ref, APPEND, (source.channel.name, values, write.close, write.producer), {})
+            verdict = await runtime.outbound.ask(
+                ref, APPEND, (source.channel.name, values, write.close, write.producer), {}
+            )
         view, _ = await source.look()
         appended = Appended("ok", 0, view.next, view.closed)
         if verdict[0] == "closed":

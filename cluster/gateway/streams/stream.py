@@ -11,7 +11,7 @@ from actors.channel_log import read_items
 from actors.context import current_turn
 from actors.effects import Effects
 from actors.producers import Producers
-from actors.publishing import gathered
+from actors.publishing import gathered, publish_own
 from actors.records import ChannelItem
 from cluster.gateway.streams import json_mode
 from cluster.gateway.streams.batch import Batch, to_store
@@ -225,7 +225,7 @@ class Stream(Actor, type="durable_stream", idle_timeout=60):
 
     async def _publish(self, entries: Iterable[Entry]) -> None:
         turn = current_turn.get()
-        await self._activation.runtime.publish_own(turn, LOG, (msgspec.Raw(_encode(entry)) for entry in entries))
+        await publish_own(turn, LOG, (msgspec.Raw(_encode(entry)) for entry in entries))
 
     def _view(self, end: int) -> View:
         state = self.state

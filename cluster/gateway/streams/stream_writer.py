@@ -4,6 +4,7 @@ from typing import Final
 
 from actors import direct
 from actors.errors import ConnectionLost
+from actors.outbound import Outbound
 from actors.ref import caller
 from actors.runtime import Runtime
 from cluster.gateway.streams.names import stream_key
@@ -22,9 +23,9 @@ class StreamWriter:
 
     async def append(self, writes: list[Write]) -> list[Appended]:
         """What came of the writes, once that is durable. Raises an ``ActorError`` if the stream cannot be reached."""
-        runtime = caller()
-        if isinstance(runtime, Runtime):
-            outcomes = await self._append_directly(runtime, writes)
+        here = caller()
+        if isinstance(here, Outbound):
+            outcomes = await self._append_directly(here.runtime, writes)
             if outcomes is not None:
                 return outcomes
         return await self._stream.append(writes)

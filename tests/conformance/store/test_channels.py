@@ -48,7 +48,7 @@ async def owner(store: LocalStore) -> AsyncIterator[Runtime]:
     runtime = Runtime(
         [Tape], directory=directory, transport=NoTransport(), store=store, clock=SystemClock(), settings=Settings()
     )
-    token = current_caller.set(runtime)
+    token = current_caller.set(runtime.outbound)
     try:
         yield runtime
     finally:

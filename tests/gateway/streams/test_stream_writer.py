@@ -37,7 +37,7 @@ async def runtime(store: ScriptedStore) -> AsyncIterator[Runtime]:
         store=store,
         clock=SystemClock(),
     )
-    current_caller.set(runtime)
+    current_caller.set(runtime.outbound)
     await Stream.ref("s").create(Creation("s", content_type="text/plain"))
     yield runtime
     await runtime.close()
