@@ -352,7 +352,7 @@ class Activation:
 
     def unsettled(self) -> Iterator[Turn]:
         """All messages that have come and are not over."""
-        yield from self._running()
+        yield from self.running()
         yield from self._mailbox
         yield from self._arrivals or ()
 
@@ -457,6 +457,7 @@ class Activation:
             self._beside.pop(turn, None)
         if self._turn is not None and turn.changes_apart:
             self._turn.pinned = self._state is not None  # what it may have changed belongs to the running turn
+        turn.let_go()
         if self._mailbox or self._closing_for is not None:
             self._schedule_next()
 
@@ -666,7 +667,8 @@ class Activation:
             self._failing = True
             self.runtime.spawn(leaving.end_and_renew(self))
 
-    def _running(self) -> list[Turn]:
+    def running(self) -> list[Turn]:
+        """What runs now, in all lanes."""
         return [turn for turn in (self._turn, *(self._beside or ())) if turn is not None]
 
     async def give_back(self) -> None:

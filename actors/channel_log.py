@@ -26,7 +26,7 @@ class ChannelLog:
     """Gives out offsets, and joins what is stored with what has just been committed at one mark, ``end``."""
 
     __slots__ = (
-        "_ended", "_holders", "_readers", "_tail", "_waiting", "begin", "closed", "closing", "doomed", "end", "erased",
+        "_ended", "_readers", "_tail", "_waiting", "begin", "closed", "closing", "doomed", "end", "erased",
         "first", "keep", "name", "next", "oldest", "producers", "size", "trimmed_at",
     )  # fmt: skip
 
@@ -47,7 +47,6 @@ class ChannelLog:
         """Whether its last entry closes it, or will with the commits under way."""
         self.closing = 0
         """How many wait for running turns to end, to close it then."""
-        self._holders: set[Turn] = set()
         self.producers = Producers(name)
         self.trimmed_at = head.size
         """The size of the channel when it was last looked at for what is too much."""
@@ -112,7 +111,7 @@ class ChannelLog:
 
         While somebody waits to close it, turns that have published already may go on, and so may who is ``closing``.
         """
-        if self.closed or (self.closing and not closing and turn not in self._holders):
+        if self.closed or (self.closing and not closing and (turn is None or self not in turn.holds)):
             raise self.is_closed(address)
 
     def end_closing(self, _: object) -> None:
@@ -127,15 +126,6 @@ class ChannelLog:
     def over(self) -> bool:
         """Whether it is closed, durably."""
         return self.closed and self.end == self.next
-
-    def hold(self, turn: "Turn") -> None:
-        """The turn has published what is not committed yet: nobody else closes the channel before."""
-        if turn not in self._holders:
-            self._holders = {*self.holders(), turn}
-
-    def holders(self) -> "list[Turn]":
-        """The running turns that have published what may not be committed yet."""
-        return [turn for turn in self._holders if turn.activation.runs(turn)]
 
     def erase(self) -> None:
         """The channel was deleted: its readers have come to the end."""

@@ -146,6 +146,7 @@ class Interruption:
                     error = other
         finally:
             self._over, self._task, self.handler = True, None, None  # a task holds its context, and that the turn
+            error = None  # its traceback holds this frame
 
 
 @types.coroutine

@@ -68,7 +68,7 @@ async def end_and_renew(activation: "Activation") -> None:
     end = loop.time() + LAST_WORDS
     while any(turn.spec.name == SUBSCRIBE for turn in activation._beside or ()) and loop.time() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
-    for other in activation._running():
+    for other in activation.running():
         if other.task is not None:
             other.task.cancel()
         other.refuse(ConnectionLost(f"{activation.address} was changed from outside while the call ran"))
@@ -82,7 +82,7 @@ def fail(activation: "Activation", turn: Turn | None, error: ActorError) -> None
         return
     activation._failing = True
     activation.status = Status.CLOSING
-    running = activation._running()
+    running = activation.running()
     activation._turn, activation._beside = None, None
     moved = isinstance(error, ConnectionLost)
     activation.setbacks += not moved
@@ -213,7 +213,7 @@ def _renew(activation: "Activation", luggage: bytes = b"") -> None:
 def cut_off(activation: "Activation") -> None:
     """The time for its turns is over: they end here, and the actor goes on elsewhere as they have left it."""
     lost = ConnectionLost(f"{activation.address}: its silo was stopped while the call was under way")
-    running = activation._running()
+    running = activation.running()
     activation._turn, activation._beside = None, None
     for turn in running:
         if turn.task is not None:
@@ -224,7 +224,7 @@ def cut_off(activation: "Activation") -> None:
 
 def vanish(activation: "Activation") -> None:
     """Be gone as if the process had died: nothing is stored, and nobody is told."""
-    running = activation._running()
+    running = activation.running()
     _end(activation)
     activation._turn, activation._beside = None, None
     for turn in running:
@@ -234,7 +234,7 @@ def vanish(activation: "Activation") -> None:
 
 def drop(activation: "Activation", why: str) -> None:
     """The silo may act no more: forget everything at once, committing and releasing nothing."""
-    running = activation._running()
+    running = activation.running()
     _end(activation)
     activation._turn, activation._beside = None, None
     lost = ConnectionLost(f"{activation.address}: {why} while the call was under way")

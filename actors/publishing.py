@@ -61,7 +61,7 @@ async def add_entries(turn: "Turn | Lifecycle", channel: str, entries: list[Chan
             return
         if not closing:
             log.check_open(turn.address, gathering)
-        log.hold(gathering)
+        gathering.hold(log)
         for entry in entries:
             entry.turn = gathering.request.message_id
         gathering.gathered.items.setdefault(channel, []).extend(entries)
@@ -152,7 +152,7 @@ async def _settle(actor: "Actor", log: "ChannelLog") -> None:
     log.closing += 1
     assert turn.task is not None
     turn.task.add_done_callback(log.end_closing)
-    while running := log.holders():
+    while running := [other for other in actor._activation.running() if log in other.holds]:
         if any((other.address, other.request.message_id) in turn.request.chain for other in running):
             raise CallCycle(
                 f"{actor.address}/{log.name} cannot be closed for a turn of the actor that waits for that and has "

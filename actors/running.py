@@ -31,7 +31,7 @@ class Running(msgspec.Struct, frozen=True):
 
 def running(activation: "Activation") -> list[Running]:
     """What runs in an activation: its turn first, then the calls beside it, but not those who read its channels."""
-    return [_describe(turn) for turn in activation._running() if not turn.spec.builtin]
+    return [_describe(turn) for turn in activation.running() if not turn.spec.builtin]
 
 
 def longest(activations: Iterable["Activation"]) -> Running | None:

@@ -36,7 +36,7 @@ class StreamWriter:
             if turn.has_closed(self._log.name):
                 raise self._log.is_closed(turn.address)
             self._log.check_open(turn.address, turn)
-            self._log.hold(turn)
+            turn.hold(self._log)
 
     async def start_anew(self, chunks: list[Deltas], streamed: Collection[int]) -> None:
         """Forget what was journaled; readers of the channel discard it, too.

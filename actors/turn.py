@@ -28,6 +28,7 @@ from actors.view import View
 
 if TYPE_CHECKING:
     from actors.activation import Activation
+    from actors.channel_log import ChannelLog
     from actors.guest import Guest, LocalCaller
 
 log = logging.getLogger("actors")
@@ -50,9 +51,9 @@ class Turn:
 
     __slots__ = (
         "_admitted", "_calls", "_context", "_interruption", "_journal", "_room", "activation", "adoptions", "asked",
-        "began", "came", "credit", "effects", "ended", "expires", "into", "joiners", "kept_until", "known_as", "left",
-        "number", "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests", "row", "run",
-        "said", "spec", "steering", "task", "told", "undone_by", "view",
+        "began", "came", "credit", "effects", "ended", "expires", "holds", "into", "joiners", "kept_until", "known_as",
+        "left", "number", "origin", "park_for", "pinned", "recorded", "recovered", "reminder", "request", "rests",
+        "row", "run", "said", "spec", "steering", "task", "told", "undone_by", "view",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +96,8 @@ class Turn:
         self.kept_until = 0.0
         """When its answer, kept for repeats, expires."""
         self.effects: Effects | None = None
+        self.holds: frozenset[ChannelLog] = frozenset()
+        """The channels to which it has published what may not be committed yet."""
         self.asked: list[tuple[str, str]] | None = None
         """Address and message id of the recorded answers that this turn got."""
         self.joiners: list[Turn] | None = None
@@ -229,6 +232,11 @@ class Turn:
                 return True
         return False
 
+    def hold(self, log: "ChannelLog") -> None:
+        """It has published what is not committed yet: nobody else closes the channel before."""
+        if log not in self.holds:
+            self.holds = self.holds | {log}
+
     @property
     def journals(self) -> bool:
         """Whether it may have steps: not so the turn of a timer, which is lost with its activation."""
@@ -307,6 +315,13 @@ class Turn:
     def journaled(self) -> list[bytes]:
         """The keys of rows that go with it."""
         return self._journal.keys if self._journal is not None else []
+
+    def let_go(self) -> None:
+        """It is over: let go what refers back to it, so that all of it is gone at once, without the collector."""
+        if self._journal is not None:
+            self._journal.writers.clear()
+        self._journal = self.steering = None
+        self.holds = frozenset()
 
     def check_runs(self) -> None:
         """Raise ``CancelledError`` if it may have no effect any more.

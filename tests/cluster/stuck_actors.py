@@ -111,7 +111,7 @@ class Mule(Actor, placement=by_name):
     @handler(control=True)
     async def looks_on(self) -> bool:
         """Whether a turn runs, and a call beside it."""
-        return len(self._activation._running()) == 3
+        return len(self._activation.running()) == 3
 
 
 def note(line: str) -> None:
