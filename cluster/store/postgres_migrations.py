@@ -24,8 +24,12 @@ happens.
 
 from typing import Final
 
-_APPLY: Final = r"""
-CREATE FUNCTION agentsilo.apply(
+REVISION: Final = 2
+"""Of the function. Silos of two releases call it at the same time, so it only changes in ways that both understand; the
+newest of them replaces it (``APPLY``). It rises with each change, and stands in the function's comment."""
+
+APPLY: Final = r"""
+CREATE OR REPLACE FUNCTION agentsilo.apply(
     session uuid, number_now bigint,
     addresses text[], epochs bigint[], hosts text[],
     states bytea[], wakes double precision[], erased boolean[], asleep boolean[],
@@ -175,7 +179,7 @@ END
 $$
 """
 
-# Released migrations are never edited: a change of the schema is a new entry at the end.
+# Released migrations are never edited: a change of the tables is a new entry at the end.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE agentsilo.store (id text NOT NULL, format integer NOT NULL, era bigint NOT NULL)",
@@ -211,6 +215,6 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE agentsilo.records ALTER COLUMN value SET STORAGE EXTERNAL",
         r"CREATE INDEX records_flagged ON agentsilo.records (address, key) WHERE key >= '\x05' AND key < '\x06'",
         "DROP FUNCTION agentsilo.apply",
-        _APPLY,
+        APPLY,
     ),
 )

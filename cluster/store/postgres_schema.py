@@ -14,7 +14,7 @@ import asyncpg
 from cluster.store.errors import StoreInUse, UnusableStore
 from cluster.store.postgres_connection import SCHEMA
 from cluster.store.postgres_driver import Connection
-from cluster.store.postgres_migrations import MIGRATIONS
+from cluster.store.postgres_migrations import APPLY, MIGRATIONS, REVISION
 
 OLDEST_SERVER: Final = 14  # pg_terminate_backend that waits; 13 has had no security fixes since November 2025
 
@@ -49,6 +49,8 @@ async def prepare(
             await _migrate(connection, place)
         elif found < len(MIGRATIONS):
             await _upgrade(connection, place, patience)
+        if await _revision(connection) < REVISION:
+            await _replace_function(connection)
     await lock(connection, place, exclusively=exclusively)
     # From here on nobody can migrate.
     found = await _format(connection, place)
@@ -98,6 +100,22 @@ async def _format(connection: Connection, place: str) -> int:
             "not touched. Upgrade this silo, or choose another database"
         )
     return found
+
+
+async def _revision(connection: Connection) -> int:
+    """Of the function that is there; the first one has no comment."""
+    comment = await connection.fetchval("SELECT obj_description(to_regproc('agentsilo.apply'), 'pg_proc')")
+    word, _, number = str(comment or "").partition(" ")
+    return int(number) if word == "revision" and number.isdigit() else 1
+
+
+async def _replace_function(connection: Connection) -> None:
+    """Calls that are under way end with the function with which they began."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+        if await _revision(connection) < REVISION:  # again: another silo may have done it in the meantime
+            await connection.execute(APPLY)
+            await connection.execute(f"COMMENT ON FUNCTION agentsilo.apply IS 'revision {REVISION}'")
 
 
 async def _upgrade(connection: Connection, place: str, patience: asyncio.Timeout) -> None:

@@ -9,7 +9,7 @@ import uvloop
 
 from actors.ports import Commit, Due, Fenced, Opened, StoreUnavailable
 from cluster.store import PostgresStore, StoreInUse, UnusableStore, postgres_schema
-from cluster.store.postgres_migrations import MIGRATIONS
+from cluster.store.postgres_migrations import APPLY, MIGRATIONS, REVISION
 from tests.cluster.store.processes import python
 from tests.conformance.store.postgres_server import PostgresServer, shared_server
 
@@ -120,6 +120,7 @@ async def format_1(url: str, server: PostgresServer, monkeypatch: pytest.MonkeyP
     """The id of a store of the first release, with states."""
     with monkeypatch.context() as first_release:
         first_release.setattr(postgres_schema, "MIGRATIONS", MIGRATIONS[:1])
+        first_release.setattr(postgres_schema, "REVISION", 1)
         store_id = await open_and_close(url)
     assert server.execute("SELECT format FROM agentsilo.store", url=url) == [1]
     server.execute(
@@ -160,6 +161,39 @@ UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'agentsilo'
 UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'agentsilo'::regnamespace
 ORDER BY 1
 """
+
+
+OLD_APPLY = APPLY.replace("actor.host = '')", "actor.host <> excluded.host)")
+"""As release 0.1.0 had it: an epoch that is given twice opens an actor twice."""
+
+
+async def test_the_function_of_an_older_release_is_replaced_while_that_goes_on(
+    server: PostgresServer, url: str
+) -> None:
+    assert OLD_APPLY != APPLY
+    old = await PostgresStore.open_url(url)
+    server.execute(OLD_APPLY, "COMMENT ON FUNCTION agentsilo.apply IS NULL", url=url)
+    await old.open("session-1", 5, "a.1")
+    assert (await old.open("session-1", 5, "b.1")) == Opened(), "that is how it was"
+    assert len(set(await asyncio.gather(*(open_and_close(url) for _ in range(4))))) == 1
+    with pytest.raises(Fenced):
+        await old.open("session-1", 5, "a.1")
+    await old.commit(Commit(address="session-1", epoch=5, state=b"goes on"))
+    assert server.execute(COMMENT, url=url) == [f"revision {REVISION}"]
+    await old.close()
+
+
+async def test_the_function_of_a_newer_release_stays(server: PostgresServer, url: str) -> None:
+    await open_and_close(url)
+    newer = APPLY.replace("DECLARE", "-- of the future\nDECLARE")
+    server.execute(newer, "COMMENT ON FUNCTION agentsilo.apply IS 'revision 99'", url=url)
+    await open_and_close(url)
+    assert server.execute(COMMENT, url=url) == ["revision 99"]
+    (body,) = server.execute("SELECT prosrc FROM pg_proc WHERE proname = 'apply'", url=url)
+    assert "of the future" in str(body)
+
+
+COMMENT = "SELECT obj_description(to_regproc('agentsilo.apply'), 'pg_proc')"
 
 
 async def test_an_upgrade_takes_as_long_as_it_takes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
