@@ -168,7 +168,7 @@ class Activation:
         if self._failure is not None:
             origin.send(self._failed_to_activate(request.id))
             return
-        if self._turn is not None and self._refuse_early(request, spec, origin):
+        if (self._turn is not None or self._mailbox) and self._refuse_early(request, spec, origin):
             return
         now = self.runtime.loop.time()
         self.last_used = now
@@ -204,6 +204,7 @@ class Activation:
             return False
         if self.durable is not None:
             self.durable.inbox.acknowledged(request.done)
+        self.runtime.run_queue.refused()
         origin.send(failure.refusal(request.id, refusal))
         return True
 

@@ -67,6 +67,7 @@ class Inbound:
             request.client = guest.peer
         refusal = guest.enter(request)
         if refusal is not None:
+            self._runtime.run_queue.refused()
             guest.send(failure.refusal(request.id, refusal))
             return
         if not guest.peer_is_silo:

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 SLICE: Final = 0.005  # seconds
 _MOST_AT_ONCE: Final = 256  # turns in a slice
 _QUIET: Final = 2  # times that the loop comes round until a link that has more to read has handed it over
+_PAUSE: Final = 0.0003  # seconds in which what another thread reads for a link gets here, if the loop lets it
 
 
 class RunQueue:
     """Lets activations start what waits, one turn each in turn, in slices of a few milliseconds.
 
     Between two slices the loop comes round until nothing more arrives, for as long as a slice at most: links are read,
-    messages for which there is no room are refused, and interrupts are heard, however much work waits.
+    messages for which there is no room are refused, and interrupts are heard, however much work waits. While there is
+    no room it looks longer whether more arrives: what must be refused is to be read at once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -25,6 +27,7 @@ class RunQueue:
         self._scheduled = False
         self._quiet = 0  # so often has the loop come round since something arrived
         self._listen_until = 0.0
+        self._refuses = False  # whether there was no room for something since the last slice
         self.until = float("inf")
         """Until when messages that arrive may still be run at once."""
 
@@ -39,8 +42,12 @@ class RunQueue:
         now = self._loop.time()
         if self._quiet < _QUIET and now < self._listen_until:
             self._quiet += 1
-            self._loop.call_soon(self._run)
+            if self._refuses:
+                self._loop.call_later(_PAUSE, self._run)
+            else:
+                self._loop.call_soon(self._run)
             return
+        self._refuses = False
         try:
             self._run_slice(now + SLICE)
         finally:
@@ -56,6 +63,10 @@ class RunQueue:
             self._queue.popleft().start_waiting()
             if self._loop.time() >= end:
                 return
+
+    def refused(self) -> None:
+        """There was no room for a message."""
+        self._refuses = True
 
     def begin_slice(self) -> None:
         """Messages arrive together: those behind the slice wait for their turn."""

@@ -6,6 +6,7 @@ on stdin what became of the calls.
 
 import asyncio
 import itertools
+import math
 import sys
 import time
 from collections import Counter
@@ -67,10 +68,8 @@ class Offered(msgspec.Struct):
     """When the last one began, by the clock that all processes of the machine share."""
     memory: int
     """The most bytes of RAM that this process held."""
-    late: int
-    """How many answers were late."""
-    last_late: float
-    """When the last late one came, by the same clock; 0 if none did."""
+    late_until: float
+    """When the last second ended in which more than a tenth of the answers were late, by the same clock; 0 if none."""
 
 
 class Flooder:
@@ -108,7 +107,6 @@ class Flooder:
 
     def _result(self, offer: Offer, calls: int, began: float, ended: float, memory: int) -> Offered:
         answers, refusals = sorted(seconds for _, seconds in self._answers), sorted(self._refusals)
-        late = [when for when, seconds in self._answers if seconds > offer.normal]
         offered = Offered(
             calls=calls,
             answered=len(answers),
@@ -123,8 +121,7 @@ class Flooder:
             refusal_p99=_percentile(refusals, 99),
             ended=ended,
             memory=memory,
-            late=len(late),
-            last_late=max(late, default=0.0),
+            late_until=_late_until([(when, seconds > offer.normal) for when, seconds in self._answers]),
         )
         self._answers, self._refusals, self._failures = [], [], Counter()
         return offered
@@ -143,6 +140,13 @@ class Flooder:
         else:
             now = time.monotonic()
             self._answers.append((now, now - began))
+
+
+def _late_until(answers: list[tuple[float, bool]]) -> float:
+    seconds: dict[int, list[bool]] = {}
+    for when, late in answers:
+        seconds.setdefault(math.floor(when), []).append(late)
+    return max((second + 1.0 for second, late in seconds.items() if sum(late) > len(late) / 10), default=0.0)
 
 
 def _percentile(ordered: list[float], percent: float) -> float:

@@ -332,5 +332,5 @@ def test_overload() -> None:
     assert spread(row["sustained"]) > 0
     assert spread(row["offered"]) > 0
     (sample,) = report["samples"]
-    for offered in (*sample["greedy"], sample["polite"], sample["after"]):
+    for offered in (*sample["greedy"], sample["polite"], *sample["after"]):
         assert offered["calls"] == offered["answered"] + offered["refused"] + sum(offered["failed"].values())

@@ -49,7 +49,8 @@ class Clerk(Actor, channel_retention=None):
     @handler
     async def steps(self) -> int:
         self.state.total = await self.step("first", self._body)
-        return await self.step("second", self._body)
+        second: int = await self.step("second", self._body)
+        return second
 
     @handler
     async def fail(self) -> None:
