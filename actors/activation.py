@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from actors import activating, arriving, busy, failure, leaving, rollback, waiting, watchdog, writing
-from actors.actor import Actor, ActorType
+from actors.actor import Actor
+from actors.actor_type import ActorType
 from actors.builtin import SUBSCRIBE
 from actors.durable import Counter, Durable, Write
 from actors.durable_state import DurableState

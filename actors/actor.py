@@ -1,23 +1,22 @@
-"""``Actor``: the class that users subclass, and what the engine reads off each subclass."""
+"""``Actor``: the class that users subclass."""
 
 import inspect
 import logging
-import sys
 from abc import ABCMeta
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from actors import builtin
 from actors.address import check_key, check_type, type_name_of
 from actors.channel import Channel
+from actors.class_options import ActorOptions, Persist, carried, retention_of
 from actors.context import Context, current_turn, gathering_turn
 from actors.durations import seconds
-from actors.handler import Handler, HandlerSpec, Lane
-from actors.ref import ON_BUSY, UNSET, ActorRef, OnBusy, Receipt
+from actors.handler import Handler, function_of
+from actors.ref import UNSET, ActorRef, OnBusy, Receipt
 from actors.reminders import set_reminder
-from actors.retention import ALL, Retention
-from actors.state import StateCodec
+from actors.retention import Retention
 from actors.timer import Timer
 from actors.waiting import wait_for
 
@@ -25,23 +24,6 @@ if TYPE_CHECKING:
     from actors.activation import Activation
     from actors.journal import Retry
     from actors.turn import Turn
-
-
-Persist = Literal["turn", "deactivation", "never"]
-
-
-class ActorOptions(NamedTuple):
-    """The class options of an actor, as written after the base class."""
-
-    persist: Persist = "turn"
-    idle_timeout: float = 300.0
-    max_queue: int = 1000
-    placement: str | Callable[..., str] = "balanced"
-    public: bool = False
-    channel_retention: Retention = ALL
-    on_busy: OnBusy = "queue"
-    carries: tuple[str, ...] = ()
-
 
 if TYPE_CHECKING:
     _ActorMeta = type  # a metaclass keeps checkers from checking class options
@@ -110,13 +92,13 @@ class Actor(metaclass=_ActorMeta):
             base.max_queue if max_queue is None else max_queue,
             base.placement if placement is None else placement,
             base.public if public is None else public,
-            base.channel_retention if channel_retention is None else _retention(cls.__name__, channel_retention),
+            base.channel_retention if channel_retention is None else retention_of(cls.__name__, channel_retention),
             base.on_busy if on_busy is None else on_busy,
-            base.carries if carries is None else _carries(cls.__name__, carries),
+            base.carries if carries is None else carried(cls.__name__, carries, taken=_RESERVED | _OWN_NAMES),
         )
-        _check_options(cls.__name__, cls._options)
+        cls._options.check(cls.__name__)
         cls._handlers = _collect_handlers(cls)
-        if not inspect.iscoroutinefunction(_plain_receive(cls)):
+        if not inspect.iscoroutinefunction(function_of(cls.receive)):
             raise TypeError(f"{cls.__name__}.receive must be `async def` without yield; a stream needs a @handler")
 
     async def receive(self, message: Any) -> Any:
@@ -364,11 +346,6 @@ _OWN_NAMES = {"_activation", "_actor_type", "_handlers", "_options", "_type"}
 _RESERVED = {name for name in (*vars(Actor), *vars(ActorRef)) if not name.startswith("_")} | {"state"}
 
 
-def _plain_receive(actor: type[Actor]) -> Callable[..., Any]:
-    receive: Any = actor.receive
-    return receive.function if isinstance(receive, Handler) else receive
-
-
 def _collect_handlers(actor: type[Actor]) -> dict[str, Handler]:
     """The handlers of the class and of all its bases, mixins included, by name."""
     handlers: dict[str, Handler] = {}
@@ -385,94 +362,3 @@ def _collect_handlers(actor: type[Actor]) -> dict[str, Handler]:
             elif name != "receive":
                 handlers[name] = member
     return handlers
-
-
-_PLACEMENTS = ("balanced", "local", "hash", "random")
-
-
-def _carries(name: str, given: Iterable[str]) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else tuple(given)
-    for attribute in names:
-        if not attribute.isidentifier() or attribute in _RESERVED or attribute in _OWN_NAMES:
-            raise ValueError(f"class {name}: carries: {attribute!r} cannot be carried; self.state is kept anyhow")
-    return names
-
-
-def _retention(name: str, given: Retention | Mapping[str, Any] | tuple[Any, ...]) -> Retention:
-    try:
-        return Retention.of(given)
-    except ValueError as error:
-        raise ValueError(f"class {name}: channel_retention: {error}") from None
-
-
-def _check_options(name: str, options: ActorOptions) -> None:
-    if options.persist not in ("turn", "deactivation", "never"):
-        raise ValueError(f'class {name}: persist must be "turn", "deactivation" or "never", not {options.persist!r}')
-    if not options.idle_timeout > 0:
-        raise ValueError(
-            f"class {name}: idle_timeout must be a positive number of seconds, not {options.idle_timeout!r}"
-        )
-    if type(options.max_queue) is not int or options.max_queue < 1:
-        raise ValueError(f"class {name}: max_queue must be a whole number from 1, not {options.max_queue!r}")
-    if options.on_busy not in ON_BUSY:
-        raise ValueError(f"class {name}: on_busy must be one of {', '.join(ON_BUSY)}, not {options.on_busy!r}")
-    if options.on_busy == "rollback" and options.persist != "turn":
-        raise ValueError(f'class {name}: on_busy="rollback" needs persist="turn": there is nothing to go back to')
-    placement = options.placement
-    if isinstance(placement, str) and placement not in _PLACEMENTS and not placement.startswith("labels:"):
-        raise ValueError(
-            f"class {name}: unknown placement {placement!r}; known are {', '.join(_PLACEMENTS)}, labels:name=value and "
-            "any callable"
-        )
-
-
-class ActorType:
-    """What a runtime knows of an actor class: its handlers by name ("" is receive), its state, its options."""
-
-    __slots__ = ("actor", "handlers", "has_on_activate", "name", "options", "state")
-
-    def __init__(self, actor: type[Actor]) -> None:
-        self.actor = actor
-        self.name = actor._type
-        self.options = actor._options
-        self.has_on_activate = actor.on_activate is not Actor.on_activate
-        self.handlers = {
-            name: HandlerSpec(actor, name, handler.function, lane=handler.lane, public=handler.public)
-            for name, handler in actor._handlers.items()
-        }
-        receive: Any = actor.receive
-        public = self.options.public or (isinstance(receive, Handler) and receive.public)
-        for name, (lane, function) in builtin.HANDLERS.items():
-            self.handlers[name] = HandlerSpec(actor, name, function, lane=lane, public=name in builtin.PUBLIC)
-        self.handlers[""] = HandlerSpec(actor, "", _plain_receive(actor), lane=Lane.TURN, public=public)
-        annotation = _state_annotation(actor)
-        self.state = None if annotation is None else StateCodec(actor.__name__, annotation)
-
-    @staticmethod
-    def of(actor: "type[Actor]") -> "ActorType":
-        """The one ActorType of a class, made at first need."""
-        found = vars(actor).get("_actor_type")
-        if found is None:
-            found = actor._actor_type = ActorType(actor)  # type: ignore[attr-defined]
-        return found
-
-    @property
-    def stored(self) -> bool:
-        """Whether activations have anything to do with the store."""
-        return self.options.persist == "turn" or (self.state is not None and self.options.persist == "deactivation")
-
-
-def _state_annotation(actor: type[Actor]) -> Any:
-    for owner in actor.__mro__:
-        if owner is Actor:
-            return None
-        annotation = inspect.get_annotations(owner).get("state")
-        if isinstance(annotation, str):
-            names = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
-            try:
-                return eval(annotation, names, dict(vars(owner)))  # noqa: S307  # the user's own source
-            except NameError as error:
-                raise TypeError(f"{owner.__name__}.state: the annotation cannot be resolved: {error}") from error
-        if annotation is not None:
-            return annotation
-    return None

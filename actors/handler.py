@@ -66,6 +66,11 @@ class Handler:
         return self if instance is None else BoundHandler(self, instance)
 
 
+def function_of(method: "Callable[..., Any] | Handler") -> Callable[..., Any]:
+    """The function that the decorator was put on, or the method itself."""
+    return method.function if isinstance(method, Handler) else method
+
+
 class BoundHandler:
     """A handler seen from inside its own actor."""
 

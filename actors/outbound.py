@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from actors import codec
-from actors.actor import ActorType
+from actors.actor_type import ActorType
 from actors.builtin import CLOSE, PUBLISH
 from actors.calls import AnswerCall, StreamCall
 from actors.context import check_may, current_turn, gathering_turn

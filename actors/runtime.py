@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from actors.activation import Activation
-from actors.actor import Actor, ActorType
+from actors.actor import Actor
+from actors.actor_type import ActorType
 from actors.agenda import Agenda
 from actors.calls import AcceptedCall, Call, ForwardedCall, QuestionCall
 from actors.claims import Claims

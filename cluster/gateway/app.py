@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from actors.actor import ActorType
+from actors.actor_type import ActorType
 from actors.errors import ActorError
 from actors.ref import current_caller
 from actors.runtime import Runtime

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors import Actor, ActorFailed, Context, Retention, actor_ref, handler
-from actors.actor import ActorType
+from actors.actor_type import ActorType
 from actors.runtime import Runtime, actor_types
 from tests.unit.conftest import Start
 from tests.unit.fakes import soon

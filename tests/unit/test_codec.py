@@ -502,7 +502,7 @@ async def test_payloads_over_the_limit_are_refused_and_the_actor_stays_healthy(s
 
 @given(st.binary(max_size=40))
 def test_garbage_instead_of_arguments_is_a_refusal(data: bytes) -> None:
-    from actors.actor import ActorType
+    from actors.actor_type import ActorType
 
     spec = ActorType.of(Echo).handlers["echo"]
     refused, args, kwargs = "", (), dict[str, Any]()

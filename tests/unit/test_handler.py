@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from actors import Actor, SerializationFailed, UnknownActorType, UnknownHandler, actor_ref, handler
-from actors.actor import ActorType
+from actors.actor_type import ActorType
 from actors.handler import Lane
 from tests.unit.conftest import Start
 from tests.unit.fakes import settle, soon, until

@@ -4,7 +4,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-from actors.actor import ActorType
+from actors.actor_type import ActorType
 from actors.handler import Lane
 from cluster.gateway.chat.chat import Chat
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from actors import ActorRef, actor_ref
-from actors.actor import ActorType
+from actors.actor_type import ActorType
 from actors.address import check_key as check_actor_key
 from actors.errors import ClusterUnavailable, OffsetGone
 from actors.ref import Options
