@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from actors import arriving, failure, leaving, older_code
 from actors.builtin import OWN
+from actors.commits import Write
 from actors.context import current_turn
-from actors.durable import Durable, Write
+from actors.durable import Durable
 from actors.envelope import Request
 from actors.errors import ClusterUnavailable
 from actors.lifecycle import Lifecycle

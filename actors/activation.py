@@ -10,7 +10,8 @@ from actors import activating, arriving, busy, failure, leaving, rollback, waiti
 from actors.actor import Actor
 from actors.actor_type import ActorType
 from actors.builtin import SUBSCRIBE
-from actors.durable import Counter, Durable, Write
+from actors.commits import Write
+from actors.durable import Counter, Durable
 from actors.durable_state import DurableState
 from actors.envelope import Envelope, Failure, Mode, Request
 from actors.errors import (
@@ -273,9 +274,9 @@ class Activation:
         if self.durable is None:
             turn.accepted()
         elif (mode is Mode.SEND and turn.origin is not NOBODY) or (mode is Mode.ASK and durably):
-            self.durable.admit(turn)
+            self.durable.admission.admit(turn)
         elif durably:
-            self.durable.flush()
+            self.durable.commits.flush()
 
     def timers_left(self) -> "list[Timer]":
         """Those that will fire."""
@@ -335,7 +336,7 @@ class Activation:
         else:
             late = Timeout(f"{turn.where}: still queued when its deadline passed; it did not run")
             if turn.row and self.durable is not None:
-                self.durable.withdraw(turn, late)
+                self.durable.commits.withdraw(turn, late)
             turn.refuse(late)
 
     @property
@@ -391,7 +392,7 @@ class Activation:
             await self.park(turn, turn.park_for)
         elif turn.adoptions >= limit:
             await self.park(turn, f"its silo was lost {limit + 1} times while it ran")
-        elif await self.write(self.durable.adopt(turn)) and self.runs(turn):
+        elif await self.write(self.durable.commits.adopt(turn)) and self.runs(turn):
             start(turn)
 
     async def park(self, turn: Turn, reason: str) -> None:
@@ -399,7 +400,7 @@ class Activation:
         assert self.durable is not None
         log.error("%s: message %s is parked: %s", turn.where, turn.request.message_id, reason)
         self.roll_back(turn)
-        if await self.write(self.durable.park(turn, reason)) and self.runs(turn):
+        if await self.write(self.durable.commits.park(turn, reason)) and self.runs(turn):
             turn.said = turn.said or turn.request.mode is Mode.SEND
             self._over(turn)
             turn.refuse(MessageParked(f"{turn.where}: the message is parked: {reason}"))
@@ -522,7 +523,7 @@ class Activation:
         assert self.durable is not None
         if turn.rolls_back and turn is self._turn:
             return await self._commit_nothing(turn, answer)
-        write = self.durable.settle(turn, answer, state)
+        write = self.durable.commits.settle(turn, answer, state)
         if write is None:
             return True
         if turn is not self._turn and state is None:
@@ -541,7 +542,7 @@ class Activation:
                 return False
             if turn.effects is None or self.gone or not self.runs(turn):
                 return False
-            write = self.durable.settle(turn, answer, None)
+            write = self.durable.commits.settle(turn, answer, None)
             return write is None or await self._write_last(write, turn)
 
     async def _write_last(self, write: Write, turn: Turn) -> bool:
@@ -679,4 +680,4 @@ class Activation:
         if turn is None or turn.ended:  # its last commit is under way, and nothing of it may be stored behind that
             return
         if self.durable is not None and self.durable.inbox.holds(turn) and (turn.row or turn.answerable):
-            await self.write(self.durable.give_back(turn))
+            await self.write(self.durable.commits.give_back(turn))

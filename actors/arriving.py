@@ -133,7 +133,7 @@ def remind(activation: "Activation", due: Due) -> bool:
     turn.reminder = due
     activation.durable.inbox.add(turn)
     activation._mailbox.put(turn)
-    activation.durable.admit(turn)
+    activation.durable.admission.admit(turn)
     return True
 
 

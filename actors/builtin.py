@@ -52,8 +52,8 @@ async def interrupt(actor: "Actor", reason: str, message_id: str = "", unless_af
         return False
     found = activation.interrupt(reason, message_id)
     if found is not None and activation.durable is not None:
-        activation.durable.interrupt(found)
-        await activation.write(activation.durable.compose())
+        activation.durable.commits.interrupt(found)
+        await activation.write(activation.durable.commits.compose())
     return found is not None
 
 

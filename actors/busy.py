@@ -42,5 +42,5 @@ def meet(activation: "Activation", turn: "Turn") -> bool:
     if not activation.stop(running, reason, rollback=wanted == "rollback"):
         return False
     if activation.durable is not None:
-        activation.durable.interrupt(running)
+        activation.durable.commits.interrupt(running)
     return True

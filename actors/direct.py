@@ -39,7 +39,7 @@ async def commit(activation: "Activation", effects: Effects, *, state: bool, tim
     changed = activation.unsaved_state() if state else None
     if changed is None and not effects:
         return
-    write = activation.durable_side.apart(effects, changed)
+    write = activation.durable_side.commits.apart(effects, changed)
     activation.hold_turns()
     limit = runtime.limits.begin(timeout)
     try:

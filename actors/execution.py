@@ -185,7 +185,7 @@ async def _commit(turn: "Turn", answer: Envelope, state: bytes | None) -> None:
             answer, state = failure.refusal(turn.request.id, error), None
     if turn.effects is not None and turn.effects.items:
         try:
-            turn.activation.durable_side.check_open(turn.effects)
+            turn.activation.durable_side.commits.check_open(turn.effects)
         except ChannelClosed as error:  # by a call beside it, at this moment
             answer, state = _failed(turn, error), None
     if await turn.activation.commit(turn, answer, state):

@@ -479,7 +479,7 @@ class Journal:
         turn = self._turn
         turn.check_runs()
         self.keys += put  # before the rows of messages are added: those have an end of their own
-        write, offset = turn.activation.durable_side.journal(
+        write, offset = turn.activation.durable_side.commits.journal(
             turn, put, drop=drop, effects=effects, publish=publish, messages=messages, tell=tell
         )
         write.then.extend(message.accepted for message in messages)

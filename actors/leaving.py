@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from actors import failure
 from actors.builtin import SUBSCRIBE, TIMER
+from actors.commits import Write
 from actors.context import current_turn
-from actors.durable import Write
 from actors.envelope import Mode
 from actors.errors import ActorError, ClusterUnavailable, ConnectionLost
 from actors.lifecycle import Lifecycle
@@ -49,7 +49,7 @@ async def deactivate(activation: "Activation", reason: str) -> None:
             log.error("%s: what changed since the last commit is lost", error)
             state = None
         if activation.durable is not None:
-            write = activation.durable.fall_asleep(state)
+            write = activation.durable.commits.fall_asleep(state)
         elif state is not None and activation._state is not None:
             put: dict[bytes, bytes] = {}
             drop: list[bytes] = []

@@ -84,7 +84,7 @@ def check(activation: "Activation", opened: Opened) -> None:
     if writer != own:
         mark = encode(WrittenBy(own))
         if activation.durable is not None:
-            activation.durable.mark(mark)
+            activation.durable.commits.mark(mark)
         elif activation._state is not None:
             activation._state.mark = mark
     activation.runtime.abstention.forget(activation.address)

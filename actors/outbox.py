@@ -102,7 +102,7 @@ class Outbox:
                 self._delivered.append(OUTBOX + queue.popleft()[0])
             if settled:
                 delay = _FIRST_DELAY
-                self._activation.durable_side.flush()
+                self._activation.durable_side.commits.flush()
             if trouble is not None:
                 if delay >= _LONGEST_DELAY:
                     log.warning("%s: %d messages to %s wait: %s", self._activation.address, len(queue), target, trouble)

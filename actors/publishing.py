@@ -70,7 +70,7 @@ async def add_entries(turn: "Turn | Lifecycle", channel: str, entries: list[Chan
         log.check_open(turn.address)
     effects = Effects()
     effects.items[channel] = entries
-    await turn.activation.runtime.apply(turn.activation, durable.apart(effects))
+    await turn.activation.runtime.apply(turn.activation, durable.commits.apart(effects))
 
 
 async def publish(actor: "Actor", channel: str, value: Any) -> None:
@@ -128,13 +128,14 @@ async def _append_once(
     if verdict.code not in ("ok", "duplicate"):
         return verdict
     if verdict.code == "duplicate":
-        await runtime.apply(activation, durable.compose())  # behind the one that it repeats: that is durable, too
+        # behind the one that it repeats: that is durable, too
+        await runtime.apply(activation, durable.commits.compose())
         return verdict
     _check_open(actor, log, items)
     effects, written = Effects(), Producer(epoch, seq, runtime.clock.time())
     effects.items[log.name] = items
     log.producers.write(name, written, effects.put, effects.drop)
-    write = durable.apart(effects)
+    write = durable.commits.apart(effects)
     write.then.append(partial(log.producers.written, name, written))
     await runtime.apply(activation, write)
     return verdict

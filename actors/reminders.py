@@ -112,4 +112,4 @@ async def set_reminder(
         check_may("set reminders")
         effects = Effects()
         effects.reminders[name] = row
-        await activation.runtime.apply(activation, activation.durable_side.apart(effects))
+        await activation.runtime.apply(activation, activation.durable_side.commits.apart(effects))

@@ -190,5 +190,5 @@ class Trimmer:
             kept += 1
         if (kept, oldest) == (channel.first, channel.oldest):
             return False
-        written = await activation.write(activation.durable_side.trim(channel, kept, oldest))
+        written = await activation.write(activation.durable_side.commits.trim(channel, kept, oldest))
         return written and kept == first + len(rows)

@@ -59,7 +59,7 @@ async def unpublish(activation: "Activation", turn: "Turn") -> Effects | None:
         return effects
     pasts: dict[str, _Past] = {}
     while behind := _behind(durable, run, pasts, message_id):
-        if any(log.end < log.next for log, _ in behind) and not await activation.write(durable.compose()):
+        if any(log.end < log.next for log, _ in behind) and not await activation.write(durable.commits.compose()):
             return None  # else what was written before that is durable
         for log, past in behind:
             await _read(activation, log, past)
@@ -79,7 +79,7 @@ async def start_anew(
     """
     past = _Past(first, lambda offset, _: offset in streamed, first=first)
     while past.offset < log.next:
-        if log.end < log.next and not await activation.write(activation.durable_side.compose()):
+        if log.end < log.next and not await activation.write(activation.durable_side.commits.compose()):
             raise asyncio.CancelledError(f"{activation.address}: the turn was given up")
         await _read(activation, log, past)
     return past.entries(message_id)

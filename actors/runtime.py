@@ -13,7 +13,7 @@ from actors.agenda import Agenda
 from actors.calls import AcceptedCall, Call, ForwardedCall, QuestionCall
 from actors.claims import Claims
 from actors.code_version import check as check_version
-from actors.durable import Write
+from actors.commits import Write
 from actors.envelope import Credit, Envelope, Leave, Mode, NotHere, Query, Request, Resolve
 from actors.errors import (
     ActorError,

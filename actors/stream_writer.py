@@ -84,7 +84,7 @@ class StreamWriter:
         self._journal.keys.append(key)
         self._chunk += 1
         if self._log is not None and not self._log.closed:
-            self._turn.activation.durable_side.publish(self._log.name, items, put)
+            self._turn.activation.durable_side.commits.publish(self._log.name, items, put)
         return drop
 
     async def flush(self) -> None:

@@ -82,10 +82,10 @@ class TurnLog:
             if turn.began and turn.run is None and turn.journals and turn.goes_on:
                 running = turn
         if running is not None:
-            write, _ = durable.journal(running, put)
+            write, _ = durable.commits.journal(running, put)
             await running.activation.write(write)
         elif put:
-            await unsettled[0].activation.write(durable.compose(put=put))
+            await unsettled[0].activation.write(durable.commits.compose(put=put))
 
     async def _told_before(self, turn: "Turn") -> set[str]:
         """The messages of which a former activation has told that they were accepted."""
@@ -189,7 +189,7 @@ class TurnLog:
     def _tell(self, turn: "Turn", put: dict[bytes, bytes], what: dict[str, Any]) -> None:
         request = turn.request
         entry = {**what, "message_id": request.message_id, "handler": request.handler or "receive", "key": request.key}
-        self._durable.publish(TURNS, [ChannelItem("item", encode(entry), turn=request.message_id)], put)
+        self._durable.commits.publish(TURNS, [ChannelItem("item", encode(entry), turn=request.message_id)], put)
 
 
 def _is_plain(payload: bytes) -> bool:

@@ -82,14 +82,14 @@ async def _rest(turn: "Turn", wait: Wait, path: str, *, new: bool) -> None:
         durable.wait = wait
     try:
         if new:
-            durable.forgive(turn)
+            durable.commits.forgive(turn)
             until = wait.deadline if wait.deadline != float("inf") else None
             tell = [*turn.untold, {"event": "waiting", "name": wait.name, "until": until}]
             row = Waiting(_LABEL, turn.journal.elapsed(), wait.deadline, turn.interruption.heard)
             await turn.journal.record(path, row, tell=tell)
-        elif own and (turn.adoptions >= 0 or durable.wake_is_stale):
-            durable.forgive(turn)
-            await activation.write(durable.compose())
+        elif own and (turn.adoptions >= 0 or durable.wake_up.is_stale):
+            durable.commits.forgive(turn)
+            await activation.write(durable.commits.compose())
         turn.rests = own
         activation.rests()
         while not durable.signals.is_ready(wait.name) and (left := wait.deadline - clock.time()) > 0:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from actors.durable import Write
+from actors.commits import Write
 from actors.errors import ActorError, ClusterUnavailable, ConnectionLost, Interrupted, OutcomeUnknown
 from actors.ports import Commit, Fenced, StoreUnavailable
 from actors.turn import Turn

@@ -7,8 +7,9 @@ from unittest.mock import patch
 
 import msgspec
 
+from actors.admission import Admission
 from actors.channel_log import ChannelLog, Cut, read_items
-from actors.durable import Durable
+from actors.commits import Commits
 from actors.effects import Effects
 from actors.envelope import Mode
 from actors.inbox import Inbox
@@ -19,6 +20,7 @@ from actors.records import ChannelItem, Reminder, Started
 from actors.reminders import Reminders
 from actors.steering import Steering
 from actors.turn import Turn
+from actors.wake_up import WakeUp
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -57,9 +59,9 @@ def outbox_swapped(world: "World") -> Bug:
 
 def outbox_early(world: "World") -> Bug:
     """A turn's messages leave before its commit."""
-    gather = Durable._gather
+    gather = Commits._gather
 
-    def hasty(self: Durable, effects: Effects) -> tuple[dict[bytes, bytes], list[bytes]]:
+    def hasty(self: Commits, effects: Effects) -> tuple[dict[bytes, bytes], list[bytes]]:
         waiting = len(self._then)
         found = gather(self, effects)
         for then in self._then[waiting:]:
@@ -68,7 +70,7 @@ def outbox_early(world: "World") -> Bug:
                 then()
         return found
 
-    return patch.object(Durable, "_gather", hasty)
+    return patch.object(Commits, "_gather", hasty)
 
 
 def outbox_forgotten(world: "World") -> Bug:
@@ -78,13 +80,13 @@ def outbox_forgotten(world: "World") -> Bug:
 
 def accepted_early(world: "World") -> Bug:
     """A sender is told that its message is accepted before it is durable."""
-    admit = Durable.admit
+    admit = Admission.admit
 
-    def hasty(self: Durable, turn: Turn) -> None:
+    def hasty(self: Admission, turn: Turn) -> None:
         turn.accepted()
         admit(self, turn)
 
-    return patch.object(Durable, "admit", hasty)
+    return patch.object(Admission, "admit", hasty)
 
 
 def journal_ignored(world: "World") -> Bug:
@@ -109,7 +111,7 @@ def once_not_marked(world: "World") -> Bug:
 
 def no_wake(world: "World") -> Bug:
     """Nobody is told that work is left: it waits for the next caller."""
-    return patch.object(Durable, "_next_wake", lambda self: None)
+    return patch.object(WakeUp, "time", lambda self: None)
 
 
 def reminder_skips(world: "World") -> Bug:
@@ -153,14 +155,14 @@ def trimmed_too_much(world: "World") -> Bug:
 
 def shown_early(world: "World") -> Bug:
     """Readers of a channel see its entries before they are durable."""
-    publish = Durable.publish
+    publish = Commits.publish
 
-    def hasty(self: Durable, name: str, items: list[ChannelItem], put: dict[bytes, bytes]) -> int:
+    def hasty(self: Commits, name: str, items: list[ChannelItem], put: dict[bytes, bytes]) -> int:
         first = publish(self, name, items, put)
         self._then.pop()()
         return first
 
-    return patch.object(Durable, "publish", hasty)
+    return patch.object(Commits, "publish", hasty)
 
 
 def interrupt_not_heard(world: "World") -> Bug:
@@ -175,10 +177,10 @@ def steered_and_run(world: "World") -> Bug:
 
 def counted_twice(world: "World") -> Bug:
     """The rows of the inbox are miscounted where several requests are admitted together."""
-    put_message = Durable._put_message
+    add_message = Commits.add_message
 
-    def again(self: Durable, put: dict[bytes, bytes], turn: Turn) -> None:
-        self.rows += turn.request.mode is Mode.ASK and bool(put)
-        put_message(self, put, turn)
+    def again(self: Commits, put: dict[bytes, bytes], turn: Turn) -> None:
+        self._durable.rows += turn.request.mode is Mode.ASK and bool(put)
+        add_message(self, put, turn)
 
-    return patch.object(Durable, "_put_message", again)
+    return patch.object(Commits, "add_message", again)

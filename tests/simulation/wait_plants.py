@@ -4,11 +4,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from actors.durable import Durable
+from actors.commits import Commits
 from actors.effects import Effects
 from actors.journal import Journal
 from actors.records import Recorded, Waiting
 from actors.signals import Signals
+from actors.wake_up import WakeUp
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -18,14 +19,14 @@ Bug = AbstractContextManager[Any]
 
 def early_signal_forgotten(world: "World") -> Bug:
     """A signal that comes while nobody waits is told to be there, and is not."""
-    gather = Durable._gather
+    gather = Commits._gather
 
-    def forgetful(self: Durable, effects: Effects) -> tuple[dict[bytes, bytes], list[bytes]]:
-        if self.wait is None:
+    def forgetful(self: Commits, effects: Effects) -> tuple[dict[bytes, bytes], list[bytes]]:
+        if self._durable.wait is None:
             effects.signals = []
         return gather(self, effects)
 
-    return patch.object(Durable, "_gather", forgetful)
+    return patch.object(Commits, "_gather", forgetful)
 
 
 def signal_forgotten_with_its_silo(world: "World") -> Bug:
@@ -50,25 +51,27 @@ def signal_taken_and_kept(world: "World") -> Bug:
 
 def wake_time_not_stored(world: "World") -> Bug:
     """Nobody is told when a wait is over."""
-    times = Durable._times
+    times = WakeUp._times
 
-    def silent(self: Durable) -> Any:
-        wait, self.wait = self.wait, None
+    def silent(self: WakeUp) -> Any:
+        durable = self._durable
+        wait, durable.wait = durable.wait, None
         try:
             yield from times(self)
         finally:
-            self.wait = wait
+            durable.wait = wait
 
-    return patch.object(Durable, "_times", silent)
+    return patch.object(WakeUp, "_times", silent)
 
 
 def signal_wakes_nobody(world: "World") -> Bug:
     """Nobody is told that a wait has its signal: after a crash the turn goes on at its deadline."""
 
-    def waits(self: Durable) -> bool:
-        return self.wait is not None and not self.wait.turn.interruption.pending
+    def waits(self: WakeUp) -> bool:
+        wait = self._durable.wait
+        return wait is not None and not wait.turn.interruption.pending
 
-    return patch.object(Durable, "_waits", property(waits))
+    return patch.object(WakeUp, "_waits", property(waits))
 
 
 def begins_anew(world: "World") -> Bug:

@@ -359,7 +359,7 @@ async def test_system_channels_have_a_limit_of_their_own(start: Start, store: Sc
     activation = runtime.activations["wire-1"]
     effects = Effects()
     effects.items["$log"] = [ChannelItem("item", codec.encode(number)) for number in range(1500)]
-    assert await activation.write(activation.durable_side.apart(effects))
+    assert await activation.write(activation.durable_side.commits.apart(effects))
     assert list(items_of(store, "wire-1", "$log")) == [*range(500, 1500)]
 
 

@@ -162,7 +162,7 @@ async def test_what_was_begun_anew_is_merged_without_what_it_replaced(silo: Silo
     ]
     await actor_ref("desk-1").say("x", 0)
     activation = silo.runtime.activations["desk-1"]
-    await silo.runtime.apply(activation, activation.durable_side.apart(effects))
+    await silo.runtime.apply(activation, activation.durable_side.commits.apart(effects))
     async with events(gateway, "desk-1", "compact=1") as stream:
         assert await take(stream, 1) == [Sse("4", "", '"new text"')]
     async with events(gateway, "desk-1", "compact=1", {"Last-Event-ID": "0"}) as stream:  # who has something is told
