@@ -13,7 +13,7 @@ from cluster.cli_output import age, as_line, local_time, print_table, printable
 from cluster.cli_show import arguments, print_steps
 from cluster.client import Client
 from cluster.exit_status import ExitStatus, complain
-from cluster.inspect import ParkedQuestion
+from cluster.inspection.questions import ParkedQuestion
 
 _OUTCOMES = {"retry": "runs again", "skip": "is settled as failed", "drop": "is forgotten"}
 

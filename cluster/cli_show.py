@@ -17,7 +17,7 @@ from cluster.cli_talk import Address
 from cluster.cli_turns import turn_line
 from cluster.client import Client
 from cluster.exit_status import ExitStatus, complain
-from cluster.inspect import ChannelQuestion
+from cluster.inspection.questions import ChannelQuestion
 
 _DEFAULT_CHANNEL = "output"
 

@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.gateway.auth import grant_of
 from cluster.gateway.problems import Problem, response_for
-from cluster.inspect import Inspector, ParkedQuestion
+from cluster.inspection.inspector import Inspector
+from cluster.inspection.questions import ParkedQuestion
 from cluster.transport.options import is_loopback
 
 log = logging.getLogger("cluster.gateway")

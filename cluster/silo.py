@@ -34,7 +34,7 @@ from cluster.gateway.app import PREFIX
 from cluster.gateway.health import Condition, health_routes
 from cluster.gateway.openapi import openapi_route
 from cluster.gateway.server import Server
-from cluster.inspect import open_inspection
+from cluster.inspection.inspector import open_inspection
 from cluster.keys import Keys
 from cluster.load_report import LoadReport
 from cluster.member import Member

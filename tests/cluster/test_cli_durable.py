@@ -24,7 +24,9 @@ from cluster import Silo, connect
 from cluster.cli_output import as_line, in_short, one_line
 from cluster.client import Client
 from cluster.etcd.server import free_ports
-from cluster.inspect import MOST_BYTES, PAGE, plain
+from cluster.inspection.inspector import PAGE
+from cluster.inspection.plain import plain
+from cluster.inspection.room import MOST_BYTES
 from cluster.store import open_store
 from tests.cluster.house_actors import ACTORS
 from tests.cluster.processes import ROOT, Cluster, Ended, Processes

@@ -4,24 +4,19 @@ Everything is read from the store, so that any silo can tell and no actor is wok
 anything: what was pickled is named, not restored.
 """
 
-import base64
-import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from actors import codec, records, state_delta
+from actors import records, state_delta
 from actors.address import listed, parse_address
 from actors.channel_log import read_items
-from actors.envelope import Mode, Request
+from actors.envelope import Request
 from actors.errors import ClusterUnavailable, Rejected, UnknownActorType
-from actors.journal import shown_path
 from actors.ports import COLD, Store
 from actors.records import (
-    BESIDE,
     CHANNEL,
     DELTA,
     FLOOR,
@@ -32,19 +27,18 @@ from actors.records import (
     REMINDER,
     SIGNAL,
     ChannelHead,
-    Deltas,
-    Finished,
     Parked,
     Pending,
-    Raised,
-    Read,
     Reminder,
     Signal,
-    Started,
-    Waiting,
 )
 from actors.runtime import Runtime
 from cluster.etcd import EtcdClient
+from cluster.inspection.messages import describe, describe_parked
+from cluster.inspection.plain import iso_time
+from cluster.inspection.questions import ChannelQuestion, ParkedQuestion, read_question
+from cluster.inspection.room import MOST_BYTES, Room
+from cluster.inspection.steps import steps_of
 from cluster.keys import Keys
 from cluster.running import Watcher
 
@@ -52,157 +46,10 @@ if TYPE_CHECKING:
     from cluster.parked_page import ParkedPage
 
 MOST_ROWS: Final = 10_000
-MOST_BYTES: Final = 8 * 2**20
 PAGE: Final = 50
 """Parked messages, or entries of a channel, in one answer."""
 
 _REREADS = 5
-_ROW = 400  # about what the names and numbers of a row take in an answer
-_LARGE = {"$omitted": "a large value"}
-
-
-def _behind(prefix: bytes) -> bytes:
-    return prefix[:-1] + bytes([prefix[-1] + 1])
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-
-def _extension(code: int, data: memoryview) -> object:
-    if code == codec.REF:
-        return f"actor_ref({bytes(data).decode()!r})"
-    if code == codec.PICKLE:
-        return f"<a pickled value of {len(data)} bytes>"
-    return f"<MessagePack extension {code} of {len(data)} bytes>"
-
-
-_decoder = msgspec.msgpack.Decoder(ext_hook=_extension)
-
-
-def plain(payload: bytes | msgspec.Raw) -> object:
-    """A MessagePack value as what JSON can say: keys are text, bytes become base64."""
-    try:
-        return _plain(_decoder.decode(payload))
-    except (msgspec.DecodeError, RecursionError, TypeError, UnicodeDecodeError) as error:
-        return f"<{len(bytes(payload))} bytes that cannot be decoded: {error}>"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(_plain(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _time(seconds: float) -> str:
-    """Seconds since 1970 in ISO 8601, UTC."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (OverflowError, ValueError):
-        return f"{seconds} s since 1970"
-
-
-class Room:
-    """What is left of an answer's size. One value takes at most half of it, so that the others are not crowded out."""
-
-    def __init__(self, size: int) -> None:
-        self.left = size
-
-    def value(self, payload: bytes | msgspec.Raw, size: int) -> object:
-        """The value, or how large it is."""
-        if size > self.left // 2:
-            return {"$omitted": f"{size} bytes"}
-        self.left -= size
-        return plain(payload)
-
-    def text(self, text: str) -> str:
-        """The text, or the beginning of it."""
-        kept = text[: max(self.left // 8, 80)]
-        self.left -= len(kept)
-        return kept if kept == text else f"{kept}... ({len(text)} characters)"
-
-    def row(self) -> bool:
-        """Whether there is room for one more row."""
-        self.left -= _ROW
-        return self.left > 0
-
-
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
-def _message(request: Request, room: Room, **more: object) -> dict[str, object]:
-    """A message, with its arguments."""
-    payload = request.payload
-    try:
-        args, kwargs = codec.split_arguments(payload)
-    except msgspec.DecodeError:
-        args, kwargs = [msgspec.Raw(payload)], {}
-    found: dict[str, object] = {
-        "message_id": request.message_id,
-        "handler": request.handler or "receive",
-        "mode": Mode(request.mode).name.lower(),
-        "sender": request.sender or None,
-        **more,
-        "args": [room.value(arg, len(bytes(arg))) for arg in args],
-        "kwargs": {name: room.value(arg, len(bytes(arg))) for name, arg in kwargs.items()},
-    }
-    if request.key:
-        found["idempotency_key"] = request.key
-    if request.headers:
-        found["headers"] = dict(request.headers)
-    return found
-
-
-def _parked(row: Parked, room: Room) -> dict[str, object]:
-    return _message(row.request, room, reason=room.text(row.reason), since=_time(row.since))
-
-
-async def _steps(
-    store: Store, address: str, rows: Iterable[tuple[bytes, bytes]], room: Room
-) -> dict[bytes, list[dict[str, Any]]]:
-    """The journaled steps of each message, by its number; in the order in which they were called."""
-    found: dict[bytes, dict[str, dict[str, Any]]] = {}
-    for key, value in rows:
-        row = records.journal_rows.decode(value)
-        if isinstance(row, Read):
-            continue  # it tells which message was read where, and of no step
-        number, (path, _, _) = key[1:17], key[17:].partition(b"\0")
-        steps = found.setdefault(number, {})
-        name = shown_path(path.decode())
-        if name not in steps and not room.row():
-            continue
-        step = steps.setdefault(name, {"name": name, "status": "streaming"})
-        match row:
-            case Started(function, elapsed):
-                step |= {"status": "started", "function": function, "elapsed": elapsed}
-            case Finished(function, elapsed, payload):
-                step |= {"status": "finished", "function": function, "elapsed": elapsed}
-                payload = payload if payload is not None else await _beside(store, address, key, room)
-                step["result"] = _LARGE if payload is None else room.value(payload, len(payload))
-            case Raised(function, elapsed, failure):
-                step |= {"status": "failed", "function": function, "elapsed": elapsed}
-                step["error"] = room.text(failure.text)
-            case Waiting(function, elapsed, deadline):
-                until = _time(deadline) if deadline != math.inf else None
-                step |= {"status": "waiting", "function": function, "elapsed": elapsed, "until": until}
-            case Deltas(deltas):
-                step["deltas"] = step.get("deltas", 0) + len(deltas)
-    return {
-        number: sorted(steps.values(), key=lambda step: float(step.get("elapsed", math.inf)))
-        for number, steps in found.items()
-    }
-
-
-async def _beside(store: Store, address: str, key: bytes, room: Room) -> bytes | None:
-    if room.left < records.LARGE * 2:
-        return None
-    rows = await store.read(address, BESIDE + key, BESIDE + key + b"\0", limit=1)
-    return rows[0][1] if rows else None
 
 
 async def _state(store: Store, address: str) -> bytes | None:
@@ -222,26 +69,8 @@ def _counts(key: bytes, value: bytes) -> bool:
     return key[:1] not in (DELTA, FLOOR)
 
 
-# -- questions ---------------------------------------------------------------------------------------------------------
-
-
-class ChannelQuestion(msgspec.Struct):
-    """Which entries of a channel: those behind offset ``after``."""
-
-    address: str
-    channel: str
-    after: int | None = None
-
-
-class ParkedQuestion(msgspec.Struct):
-    """Which parked messages: of an address, of a type, or (both empty) all."""
-
-    address: str = ""
-    type: str = ""
-    message_id: str = ""
-    """This message only, with its journal."""
-    after: tuple[str, str] | None = None
-    """Those behind this address and key (in hex), as the answer before said."""
+def _behind(prefix: bytes) -> bytes:
+    return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
 class Inspector:
@@ -260,8 +89,8 @@ class Inspector:
         """The topics of ``Query`` that this answers."""
         return {
             "show": self.show,
-            "channel": lambda text: self.channel(_question(text, ChannelQuestion)),
-            "parked": lambda text: self.parked(_question(text, ParkedQuestion)),
+            "channel": lambda text: self.channel(read_question(text, ChannelQuestion)),
+            "parked": lambda text: self.parked(read_question(text, ParkedQuestion)),
         }
 
     def _room(self) -> Room:
@@ -299,29 +128,29 @@ class Inspector:
         reminders: list[dict[str, object]] = []
         channels: list[dict[str, object]] = []
         signals: list[dict[str, object]] = []
-        steps = await _steps(self._store, address, (row for row in rows if row[0][:1] == JOURNAL), room)
+        steps = await steps_of(self._store, address, (row for row in rows if row[0][:1] == JOURNAL), room)
         for key, value in rows:
             kind, rest = key[:1], key[1:]
             if kind not in (MESSAGE, PARKED, OUTBOX, REMINDER, CHANNEL, SIGNAL) or not room.row():
                 continue
             if kind == MESSAGE:
                 message = msgspec.msgpack.decode(value, type=Pending)
-                described = _message(message.request, room, adoptions=max(message.adoptions, 0))
+                described = describe(message.request, room, adoptions=max(message.adoptions, 0))
                 queued.append({**described, "steps": steps.get(rest, [])})
             elif kind == PARKED:
-                described = _parked(msgspec.msgpack.decode(value, type=Parked), room)
+                described = describe_parked(msgspec.msgpack.decode(value, type=Parked), room)
                 parked.append({**described, "steps": steps.get(rest, [])})
             elif kind == OUTBOX:
                 request = msgspec.msgpack.decode(value, type=Request)
-                outbox.append(_message(request, room, to=request.address))
+                outbox.append(describe(request, room, to=request.address))
             elif kind == REMINDER:
                 reminder = msgspec.msgpack.decode(value, type=Reminder)
-                due = {"due": _time(reminder.due), "every": reminder.every or None}
+                due = {"due": iso_time(reminder.due), "every": reminder.every or None}
                 reminders.append({"name": rest.decode(), **due})
             elif kind == SIGNAL:
                 signal = msgspec.msgpack.decode(value, type=Signal)
                 said = room.value(signal.value, len(signal.value))
-                signals.append({"name": rest.partition(b"\0")[0].decode(), "at": _time(signal.at), "value": said})
+                signals.append({"name": rest.partition(b"\0")[0].decode(), "at": iso_time(signal.at), "value": said})
             else:
                 head = msgspec.msgpack.decode(value, type=ChannelHead)
                 channels.append({"name": rest.decode(), "first": head.first, "next": head.next})
@@ -370,7 +199,7 @@ class Inspector:
             parked = msgspec.msgpack.decode(value, type=Parked)
             if question.message_id in ("", parked.request.message_id):
                 room.row()
-                found.append({"address": address, **_parked(parked, room)})
+                found.append({"address": address, **describe_parked(parked, room)})
                 if question.message_id:
                     found[-1]["steps"] = await self._steps_of(address, key[1:], room)
         else:
@@ -380,7 +209,7 @@ class Inspector:
     async def _steps_of(self, address: str, number: bytes, room: Room) -> list[dict[str, Any]]:
         first = JOURNAL + number
         rows = await self._store.read(address, first, _behind(first), limit=MOST_ROWS)
-        return (await _steps(self._store, address, rows, room)).get(number, [])
+        return (await steps_of(self._store, address, rows, room)).get(number, [])
 
     async def _record(self, address: str, key: bytes, kind: type[Any]) -> Any:
         rows = await self._store.read(address, key, key + b"\0", limit=1)
@@ -428,10 +257,3 @@ def open_inspection(
     if page is not None:
         page.inspector = inspector
     return {**inspector.queries(), **watcher.queries()}
-
-
-def _question(text: str, kind: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise Rejected(f"a malformed question: {error}") from None
