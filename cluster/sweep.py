@@ -1,14 +1,25 @@
 """Removing the directory entries of dead silos, so that etcd holds only what is active."""
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from cluster.etcd import Compare, EtcdClient, KeyValue, Op
+from cluster.etcd import Compare, EtcdClient, EtcdError, KeyValue, Op
 from cluster.keys import Keys
 
 log = logging.getLogger("cluster.directory")
 
 GROUP = 50
+SWEEP_AFTER = 5.0
+
+
+async def sweep_later(etcd: EtcdClient, keys: Keys, members: Callable[[], Iterable[str]]) -> None:
+    """Clean up after dead silos, when those who need their actors at once have taken them over."""
+    await asyncio.sleep(SWEEP_AFTER)
+    try:
+        await sweep(etcd, keys, members())
+    except EtcdError as error:
+        log.info("the entries of dead silos stay for now: %s", error)
 
 
 async def sweep(etcd: EtcdClient, keys: Keys, members: Iterable[str]) -> int:

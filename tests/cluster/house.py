@@ -89,8 +89,8 @@ def silo_id(silo: Silo) -> str:
 
 
 def membership_of(silo: Silo) -> Membership:
-    assert silo._membership is not None
-    return silo._membership
+    assert silo._etcd_side is not None
+    return silo._etcd_side.membership
 
 
 @contextmanager

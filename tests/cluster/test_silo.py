@@ -14,7 +14,7 @@ from cluster import Credentials, Silo, connect
 from cluster.directory import StoreMismatch
 from cluster.etcd import EtcdServer, EtcdUnavailable
 from cluster.etcd.server import free_ports
-from cluster.silo import advertised
+from cluster.listen_address import advertised
 from cluster.store import StoreInUse
 from tests.cluster.house import House, calling_from, membership_of
 from tests.cluster.house_actors import ACTORS, Counter, Diary

@@ -129,7 +129,7 @@ class World:
         SimLink.trace = self._trace if self.trace else None
         with ExitStack() as stack:
             for module, name, fake in (
-                ("cluster.silo", "EtcdClient", SimEtcdClient),
+                ("cluster.reaching_etcd", "EtcdClient", SimEtcdClient),
                 ("cluster.silo", "open_store", open_store),
                 ("cluster.silo", "SystemClock", SimClock),
                 ("cluster.client", "EtcdClient", SimEtcdClient),

@@ -93,8 +93,9 @@ async def test_many_feeds_share_the_memory(hub: Hub, monkeypatch: pytest.MonkeyP
 
 
 async def test_readers_that_leave_are_forgotten(silo: Silo, gateway: Gateway) -> None:
-    assert silo._gateway is not None
-    hub = silo._gateway._hub
+    assert silo._http_side is not None
+    assert silo._http_side.gateway is not None
+    hub = silo._http_side.gateway._hub
     async with events(gateway, "desk-1"), events(gateway, "desk-1"):
         await eventually("both follow", lambda: bool(hub._feeds) and len(only_feed(hub).followers) == 2)
     await eventually("nobody follows", lambda: not only_feed(hub).followers)

@@ -104,8 +104,9 @@ async def test_nobody_seems_to_go_when_the_silo_that_counts_dies(house: House) -
 async def test_nothing_is_left_when_all_have_gone(silo: Silo, gateway: Gateway) -> None:
     async with opened(gateway) as ws:
         await enter(ws, "ann")
-    assert silo._gateway is not None
-    rooms = silo._gateway._actors._presence._rooms
+    assert silo._http_side is not None
+    assert silo._http_side.gateway is not None
+    rooms = silo._http_side.gateway._actors._presence._rooms
     await eventually("nobody is counted any more", lambda: not rooms)
     key = presence_key("desk-1", "output")
     assert (await ChannelPresence.ref(key).attend("other", [], 1.0, 0)).readers == []

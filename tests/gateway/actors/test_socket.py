@@ -259,8 +259,9 @@ async def test_a_client_that_takes_nothing_is_let_go() -> None:
             await ws.call(type="subscribe", id=1)
             ws.connection.transport.pause_reading()
             await actor_ref("desk-1").say("x" * 100_000, 200)
-            assert silo._gateway is not None
-            (feed,) = silo._gateway._hub._feeds.values()
+            assert silo._http_side is not None
+            assert silo._http_side.gateway is not None
+            (feed,) = silo._http_side.gateway._hub._feeds.values()
             await eventually("nobody follows", lambda: len(feed.followers) == 0)
             ws.connection.transport.resume_reading()
             got = [frame["offset"] for frame in await ws.all()]
