@@ -30,9 +30,9 @@ from actors.errors import (
     UnknownHandler,
 )
 from actors.handler import handler
-from actors.journal import Retry
 from actors.ref import ActorRef, Receipt, Steered, actor_ref
 from actors.retention import Retention
+from actors.retry import Retry
 from actors.timer import Timer
 
 __all__ = [

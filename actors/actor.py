@@ -17,12 +17,14 @@ from actors.handler import Handler, function_of
 from actors.ref import UNSET, ActorRef, OnBusy, Receipt
 from actors.reminders import set_reminder
 from actors.retention import Retention
+from actors.step import run_step
+from actors.stream_step import run_stream
 from actors.timer import Timer
 from actors.waiting import wait_for
 
 if TYPE_CHECKING:
     from actors.activation import Activation
-    from actors.journal import Retry
+    from actors.retry import Retry
     from actors.turn import Turn
 
 if TYPE_CHECKING:
@@ -207,7 +209,7 @@ class Actor(metaclass=_ActorMeta):
         Needs ``persist="turn"`` and a running turn, else ``RuntimeError``. Raises ``SerializationFailed`` for a result
         that cannot be stored. Cancelling the await cancels the body; nothing is journaled then.
         """
-        return await self.__turn("step").journal.step(name, function, args, kwargs, once=once, retry=retry)
+        return await run_step(self.__turn("step").journal, name, function, args, kwargs, once=once, retry=retry)
 
     def stream_step(
         self,
@@ -226,7 +228,7 @@ class Actor(metaclass=_ActorMeta):
         results, by name, so name them after the item. A stream that has ended never runs
         again. Leaving the loop early closes the source. Errors as for ``step``.
         """
-        return self.__turn("stream_step").journal.stream(name, start, args, resume, channel)
+        return run_stream(self.__turn("stream_step").journal, name, start, args, resume, channel)
 
     async def wait_for(self, name: str, timeout: timedelta | float | None = None) -> Any:
         """Wait for a signal (``ref.signal(name, value)``) and return its value.

@@ -166,7 +166,7 @@ class ActorRef:
         that nobody takes wait. Not queued behind a running turn. Raises ``MailboxFull`` where 1,000 signals, or 16 MiB,
         wait already, ``ValueError`` for a malformed name; other errors as for ``ask``.
         """
-        from actors.journal import check_name
+        from actors.step_names import check_name
 
         check_name("a signal", name)
         return caller().ask(self, SIGNAL, (name, value), {})

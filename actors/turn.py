@@ -18,11 +18,12 @@ from actors.errors import (
 )
 from actors.handler import HandlerSpec, Lane
 from actors.interruption import Interruption
-from actors.journal import Journal, current_step
+from actors.journal import Journal
 from actors.progress import Told
 from actors.records import Run
 from actors.reminders import Due
 from actors.steering import Steering
+from actors.step import current_step
 from actors.turn_log import WATCH
 from actors.view import View
 

@@ -8,8 +8,8 @@ again, and its journal brings it back to where it waited.
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from actors import codec, failure
-from actors.journal import WAIT
 from actors.records import LARGE, Finished, Raised, Waiting
+from actors.step_names import WAIT
 
 if TYPE_CHECKING:
     from actors.activation import Activation

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from actors import records
-from actors.journal import shown_path
 from actors.ports import Store
 from actors.records import BESIDE, Deltas, Finished, Raised, Read, Started, Waiting
+from actors.step_names import shown_path
 from cluster.inspection.plain import iso_time
 from cluster.inspection.room import Room
 

@@ -19,7 +19,6 @@ from actors import records
 from actors.activation import Activation
 from actors.calls import ForwardedCall
 from actors.envelope import Envelope, Reply, Request
-from actors.journal import shown_path
 from actors.outbound import Outbound
 from actors.ports import Commit
 from actors.records import (
@@ -37,6 +36,7 @@ from actors.records import (
     Started,
     Waiting,
 )
+from actors.step_names import shown_path
 from actors.turn import Turn
 from cluster.store import LocalStore, open_store
 
