@@ -62,8 +62,9 @@ class EtcdServer:
     by ``close``. ``client_port`` and ``peer_port`` 0 pick free ports, which later starts keep. ``tls`` gives the
     server its certificate and key for clients; with ``ca`` it asks them for certificates, too. ``cluster`` maps the
     names of all members to their ``peer_url`` where there are several; ``args`` are appended to etcd's command line.
-    ``unsafe_no_fsync`` trades safety against power loss for speed. On Linux the process also dies with the thread that
-    started it, so that not even a crash leaves it behind.
+    ``host`` is where it listens and is found. ``inside`` are words before the command that become it, such as those
+    that enter a namespace. ``unsafe_no_fsync`` trades safety against power loss for speed. On Linux the process also
+    dies with the thread that started it, so that not even a crash leaves it behind.
 
     Raises ``EtcdServerFailed`` if there is no binary, ``ValueError`` for a ``tls`` without certificate and key.
     """
@@ -77,6 +78,8 @@ class EtcdServer:
         peer_port: int = 0,
         tls: Tls | None = None,
         cluster: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
         args: Sequence[str] = (),
         unsafe_no_fsync: bool = False,
     ) -> None:
@@ -90,6 +93,8 @@ class EtcdServer:
         self._directory = Path(self._temporary.name) if self._temporary is not None else Path(directory or ".")
         self._tls = tls
         self._cluster = cluster
+        self._host = host
+        self._inside = tuple(inside)
         self._args = tuple(args)
         self._fixed_ports = bool(client_port or peer_port or cluster)
         self._unsafe_no_fsync = unsafe_no_fsync
@@ -102,7 +107,7 @@ class EtcdServer:
     @property
     def endpoint(self) -> str:
         """What an ``EtcdClient`` connects to."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.client_port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.client_port}"
 
     @property
     def pid(self) -> int | None:
@@ -158,6 +163,7 @@ class EtcdServer:
         command = self._command()
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+        command = [*self._inside, *command]
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal is for the parent, which stops etcd last.
             self._process = subprocess.Popen(
@@ -215,7 +221,7 @@ class EtcdServer:
     @property
     def peer_url(self) -> str:
         """Where other members find this one."""
-        return f"http://127.0.0.1:{self.peer_port}"
+        return f"http://{self._host}:{self.peer_port}"
 
     def _command(self) -> list[str]:
         members = self._cluster or {self.name: self.peer_url}
@@ -227,7 +233,7 @@ class EtcdServer:
             "listen-peer-urls": self.peer_url,
             "initial-advertise-peer-urls": self.peer_url,
             "initial-cluster": ",".join(f"{name}={url}" for name, url in members.items()),
-            "listen-metrics-urls": f"http://127.0.0.1:{self._health_port}",
+            "listen-metrics-urls": f"http://{self._host}:{self._health_port}",
             "logger": "zap",
             "log-level": "warn",
         }
@@ -246,7 +252,7 @@ class EtcdServer:
         """Ask over plain HTTP on a port of its own: that needs no certificate and no password."""
         try:
             async with asyncio.timeout(2.0):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._health_port)
+                reader, writer = await asyncio.open_connection(self._host, self._health_port)
                 try:
                     writer.write(b"GET /health HTTP/1.0\r\n\r\n")
                     answer = await reader.read()

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+from tests.chaos.detour import has_detours
 from tests.chaos.faults import KINDS, usable
 from tests.chaos.fleet import StoreKind
 from tests.chaos.plants import PLANTS
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
         tell(f"no network namespaces, proxies instead: {obstacle}")
         without = sorted(set(usable(options.faults, wires=True, store=options.store)) - set(kinds))
         tell(f"left out for that: {', '.join(without) or 'nothing'}")
+    elif not has_detours():
+        tell("left out: lag, as this machine has no /dev/net/tun")
     plan = Plan(
         seed, options.minutes * 60, kinds, store=options.store, silos=options.silos, wires=not obstacle,
         plant=options.plant, rest=options.rest,

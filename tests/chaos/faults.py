@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tests.chaos.detour import has_detours
 from tests.chaos.fleet import Fleet, SiloHost, StoreKind
 from tests.cluster.etcd.proxy import Proxy
 
@@ -42,7 +43,7 @@ class Kind:
     """Seconds afterwards in which its target is left alone."""
     on: str = "silo"
     needs: str = ""
-    """wires or postgres"""
+    """wires, detours, disk or postgres"""
 
 
 def _silo(fleet: Fleet, fault: Fault) -> SiloHost:
@@ -63,7 +64,13 @@ async def _roll(fleet: Fleet, fault: Fault) -> Undo:
 
 async def _skew(fleet: Fleet, fault: Fault) -> Undo:
     silo = _silo(fleet, fault)
-    silo.skew = round(fault.size * 6 - 3, 1)
+    silo.skew, silo.drift = round(fault.size * 6 - 3, 1), 0.0
+    return await _kill(fleet, fault) if fault.other % 2 else await _roll(fleet, fault)
+
+
+async def _drift(fleet: Fleet, fault: Fault) -> Undo:
+    silo = _silo(fleet, fault)
+    silo.skew, silo.drift = 0.0, round(fault.size * 0.4 - 0.2, 2)
     return await _kill(fleet, fault) if fault.other % 2 else await _roll(fleet, fault)
 
 
@@ -112,11 +119,26 @@ async def _lossy(fleet: Fleet, fault: Fault) -> Undo:
     return lambda: wires.lose(name, 0)
 
 
+async def _lag(fleet: Fleet, fault: Fault) -> Undo:
+    """What a silo says to the others, or to one of them, takes its time."""
+    silo = _silo(fleet, fault)
+    if fleet.wires is None:
+        assert silo.front is not None
+        return _delayed([silo.front], fault)
+    wires = fleet.wires
+    others = [fleet.silos[fault.other].name] if fault.size < 0.3 else [it.name for it in fleet.silos if it is not silo]
+    await wires.delay(silo.name, others, _delay(fault))
+    return lambda: wires.undelay(silo.name, others)
+
+
 async def _slow(fleet: Fleet, fault: Fault) -> Undo:
     """The ways of a silo to etcd and the store take their time."""
-    proxies = _silo(fleet, fault).ways_out
+    return _delayed(_silo(fleet, fault).ways_out, fault)
+
+
+def _delayed(proxies: list[Proxy], fault: Fault) -> Undo:
     for proxy in proxies:
-        proxy.delay = 0.02 + fault.size * 0.3
+        proxy.delay = _delay(fault)
 
     def undo() -> None:
         for proxy in proxies:
@@ -146,6 +168,34 @@ async def _etcd_freeze(fleet: Fleet, fault: Fault) -> Undo:
             member.resume()
 
     return _later(undo)
+
+
+async def _etcd_partition(fleet: Fleet, fault: Fault) -> Undo:
+    """Between members: their clients reach all of them."""
+    wires = fleet.wires
+    assert wires is not None
+    leads = await fleet.leader() if fault.size < 0.6 else None
+    one = fault.target % 3 if leads is None else leads
+    others = [(one + 1) % 3, (one + 2) % 3] if fault.size < 0.6 else [(one + 1) % 3]
+    ways = [(one, other) for other in others]
+    if fault.size < 0.4 or fault.size > 0.8:
+        ways += [(other, one) for other in others]
+    names = [(fleet.members[source].name, fleet.members[target].name) for source, target in ways]
+    for source, target in names:
+        await wires.drop(source, target)
+
+    async def undo() -> None:
+        for source, target in names:
+            await wires.undrop(source, target)
+
+    return undo
+
+
+async def _disk_full(fleet: Fleet, _: Fault) -> Undo:
+    disk = fleet.disk
+    assert disk is not None
+    await asyncio.to_thread(disk.fill)
+    return _later(disk.empty)
 
 
 async def _store_kill(fleet: Fleet, fault: Fault) -> Undo:
@@ -198,6 +248,21 @@ def _named_members(fault: Fault) -> str:
     return " and ".join(f"m{number}" for number in _members(fault))
 
 
+def _delay(fault: Fault) -> float:
+    return 0.02 + fault.size * 0.3
+
+
+def _lagging(fault: Fault) -> str:
+    to = f"n{fault.other + 1}" if fault.size < 0.3 else "the others"
+    return f"{_name(fault)} to {to} {_delay(fault) * 1000:.0f} ms"
+
+
+def _parted(fault: Fault) -> str:
+    arrow = "<->" if fault.size < 0.4 or fault.size > 0.8 else "->"
+    one, other = fault.target % 3, (fault.target + 1) % 3
+    return f"leader {arrow} others" if fault.size < 0.6 else f"m{one} {arrow} m{other}"
+
+
 def _ways(fault: Fault) -> str:
     arrow = "->" if fault.size < 0.4 else "<->"
     return f"n{fault.target + 1} {arrow} n{fault.other + 1}"
@@ -208,13 +273,17 @@ KINDS: dict[str, Kind] = {
     "freeze": Kind(8.0, _freeze, _name, recovery=1.0),
     "roll": Kind(1.0, _roll, _name, recovery=4.0),
     "skew": Kind(1.0, _skew, lambda f: f"{_name(f)}'s clock {f.size * 6 - 3:+.1f} s", recovery=4.0),
+    "drift": Kind(1.0, _drift, lambda f: f"{_name(f)}'s clock {f.size * 40 - 20:+.0f} %", recovery=4.0),
     "partition": Kind(9.0, _partition, _ways, needs="wires"),
     "unplug": Kind(9.0, _unplug, _name, recovery=1.0),
     "cutoff": Kind(8.0, _cutoff, lambda f: f"{_name(f)} from etcd", recovery=1.0),
     "loss": Kind(10.0, _lossy, lambda f: f"{_name(f)} {5 + int(f.size * 30)} %", needs="wires"),
-    "slow": Kind(10.0, _slow, lambda f: f"{_name(f)} {20 + f.size * 300:.0f} ms"),
+    "slow": Kind(10.0, _slow, lambda f: f"{_name(f)} {_delay(f) * 1000:.0f} ms"),
+    "lag": Kind(10.0, _lag, _lagging, needs="detours"),
     "etcd": Kind(6.0, _etcd_kill, _named_members, recovery=3.0, on="etcd"),
     "etcdstop": Kind(6.0, _etcd_freeze, _named_members, recovery=2.0, on="etcd"),
+    "etcdpart": Kind(8.0, _etcd_partition, _parted, recovery=2.0, on="etcd", needs="wires"),
+    "full": Kind(10.0, _disk_full, lambda _: "no room on the store's disk", recovery=3.0, on="store", needs="disk"),
     "store": Kind(4.0, _store_kill, lambda _: "killed", recovery=4.0, on="store", needs="postgres"),
     "storestop": Kind(4.0, _store_freeze, lambda _: "frozen", recovery=3.0, on="store", needs="postgres"),
 }
@@ -222,7 +291,13 @@ KINDS: dict[str, Kind] = {
 
 def usable(kinds: list[str], *, wires: bool, store: StoreKind) -> list[str]:
     """The kinds that can be had there, of those asked for (all if none are)."""
-    there = {"": True, "wires": wires, "postgres": store == "postgres"}
+    there = {
+        "": True,
+        "wires": wires,
+        "detours": has_detours() or not wires,  # a proxy does it without wires
+        "disk": wires and store == "sqlite",
+        "postgres": store == "postgres",
+    }
     return [kind for kind in KINDS if there[KINDS[kind].needs] and (not kinds or kind in kinds)]
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from cluster.etcd import EtcdServer
+from cluster.etcd import EtcdError, EtcdServer
 from cluster.etcd.server import free_ports
+from tests.chaos.small_disk import SmallDisk
 from tests.chaos.wires import BRIDGE_ADDRESS, Wires, leash
-from tests.cluster.etcd.members import three_members
+from tests.cluster.etcd.members import Place, leader_of, three_members
 from tests.cluster.etcd.proxy import Proxy
 from tests.cluster.processes import Process, Processes
 from tests.cluster.waiting import eventually
@@ -23,7 +24,7 @@ CLUSTER = "chaos"
 TOKEN = "chaos"
 """Who has it is believed, also off loopback."""
 TTL = 3
-_SKEW_FOLDER = Path(__file__).parent / "clock_skew"
+CLOCK_SKEW = Path(__file__).parent / "clock_skew"
 _RESTART_PAUSE = 0.5
 
 
@@ -33,6 +34,7 @@ class SiloHost:
     def __init__(self, name: str, host: str, fleet: "Fleet") -> None:
         self.name = name
         self.skew = 0.0
+        self.drift = 0.0
         self.starts = 0
         self.etcd: list[Proxy] = []
         self.store: Proxy | None = None
@@ -108,9 +110,10 @@ class Fleet:
         self.members: list[EtcdServer] = []
         self.silos: list[SiloHost] = []
         self.postgres: PostgresServer | None = None
+        self.disk = SmallDisk(folder / "disk") if wires and store == "sqlite" else None
         self._names = [f"n{number}" for number in range(1, silos + 1)]
         self._store: StoreKind = store
-        self._store_url = f"sqlite:///{folder}/state.db"
+        self._store_url = f"sqlite:///{self.disk.folder if self.disk is not None else folder}/state.db"
         self._plant = plant
         self._stack = AsyncExitStack()
         self._processes = Processes(folder)
@@ -131,7 +134,12 @@ class Fleet:
     async def _start(self) -> None:
         if self.wires is not None:
             await self.wires.start()
-        self.members = await self._stack.enter_async_context(three_members(self.folder / "etcd"))
+            self._stack.callback(self.wires.detours.close)
+        if self.disk is not None:
+            self.disk.mount()
+            self._stack.callback(self.disk.unmount, keep=self.folder / "store")
+        places = [await self._place(f"m{number}") for number in range(3)]
+        self.members = await self._stack.enter_async_context(three_members(self.folder / "etcd", places))
         if self._store == "postgres":
             self.postgres = PostgresServer()
             self._stack.callback(self.postgres.stop)
@@ -158,6 +166,19 @@ class Fleet:
             silo.front = await self._proxy(f"tcp://{silo.listen}")
         return silo
 
+    async def _place(self, name: str) -> Place:
+        """Of a member of etcd: by its name in a namespace of its own, if there are any."""
+        if self.wires is None:
+            return Place()
+        return Place(await self.wires.add(name), self.wires.inside(name))
+
+    async def leader(self) -> int | None:
+        """The number of the member of etcd that leads, if one says so."""
+        try:
+            return self.members.index(await leader_of(self.members))
+        except (EtcdError, AssertionError):
+            return None
+
     async def _proxy(self, target: str) -> Proxy:
         host = BRIDGE_ADDRESS if self.wires is not None else "127.0.0.1"
         return await self._stack.enter_async_context(Proxy(target, host=host))
@@ -168,7 +189,7 @@ class Fleet:
         if self.postgres is not None and silo.store is not None:
             store = store.replace(f"127.0.0.1:{self.postgres.port}", silo.store.address)
         etcd = [word for proxy in silo.etcd for word in ("--etcd", proxy.endpoint)]
-        paths = [str(_SKEW_FOLDER), os.environ.get("PYTHONPATH", "")]
+        paths = [str(CLOCK_SKEW), os.environ.get("PYTHONPATH", "")]
         return self._processes.start(
             "start", "tests.chaos.town", "--name", silo.name, "--listen", silo.listen, "--advertise", silo.endpoint,
             "--http", silo.http, "--store", store, "--cluster", CLUSTER, "--lease-ttl", TTL, "--drain-limit", 3,
@@ -177,6 +198,7 @@ class Fleet:
                 "TEST_FOLDER": str(self.folder),
                 "CHAOS_PLANT": self._plant,
                 "CHAOS_SKEW": str(silo.skew),
+                "CHAOS_DRIFT": str(silo.drift),
                 "SILO_TOKEN": TOKEN,
                 "PYTHONPATH": os.pathsep.join(filter(None, [*paths, str(Path(__file__).parents[2])])),
             },

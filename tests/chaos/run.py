@@ -17,6 +17,7 @@ from tests.chaos.history import History, Violation
 from tests.chaos.judge import Judge
 from tests.chaos.readers import ClientReader, HttpReader, Reader
 from tests.chaos.workload import HERALDS, Workload
+from tests.cluster.etcd.members import term_of
 
 _WORRYING = re.compile(r"Traceback|never retrieved|was never awaited|Unhandled|AssertionError")
 
@@ -67,6 +68,7 @@ class Run:
             )
             clients = [await self._client(fleet, first) for first in range(plan.silos)]
             history = History()
+            terms = await term_of(fleet.members)
             work = Workload(history, clients, plan.seed)
             await work.start()
             self._start_readers(history, clients, fleet)
@@ -79,7 +81,9 @@ class Run:
             healthy_from = history.now()
             found = await self._judge(work, history).verdict()
             await asyncio.gather(*(reader.stop() for reader in self._readers))
-            return Result(found, history, faults, self._figures(fleet, history, healthy_from))
+            figures = self._figures(fleet, history, healthy_from)
+            figures["felt"] = _felt(fleet, history) | {"elections of etcd": await term_of(fleet.members) - terms}
+            return Result(found, history, faults, figures)
 
     def _judge(self, work: Workload, history: History) -> Judge:
         return Judge(work, history, readers=self._readers, folder=self.folder, rest=self.plan.rest, tell=self._tell)
@@ -146,3 +150,11 @@ class Run:
             "faults": dict(Counts(fault.kind for fault in self.plan.faults())),
             "worrying lines of logs": dict(worrying.most_common(10)),
         }
+
+
+def _felt(fleet: Fleet, history: History) -> dict[str, int]:
+    """What kinds of faults that nobody else would notice have done."""
+    return {
+        "packets that were late": fleet.wires.detours.carried if fleet.wires is not None else 0,
+        "refusals for a full disk": sum("the disk is full" in error for op in history.ops for error in op.errors),
+    }

@@ -1,6 +1,9 @@
 """The checks object to histories that are wrong, and to no other."""
 
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +18,12 @@ from tests.chaos.checks import (
     check_settled,
 )
 from tests.chaos.counters import check_counter
-from tests.chaos.faults import KINDS, draw
+from tests.chaos.faults import KINDS, draw, usable
+from tests.chaos.fleet import CLOCK_SKEW
 from tests.chaos.history import Op, Outcome, Violation
 from tests.chaos.readers import Entry
+
+_CLOCKS = "import time; print(time.time(), time.time_ns(), time.monotonic())"
 
 # -- counters ----------------------------------------------------------------------------------------------------------
 
@@ -279,3 +285,26 @@ def test_a_seed_gives_the_same_faults_and_another_one_others() -> None:
     assert one != other
     assert {fault.kind for fault in one} == {*KINDS}, "ten minutes see every kind"
     assert all(fault.at + fault.lasts <= 600 for fault in one)
+    assert all(KINDS[fault.kind].about(fault) for fault in one)
+
+
+def test_kinds_that_cannot_be_had_are_not_drawn() -> None:
+    sqlite, postgres = (usable([], wires=True, store=store) for store in ("sqlite", "postgres"))
+    assert {*sqlite} ^ {*postgres} == {"full", "store", "storestop"}
+    without = usable([], wires=False, store="sqlite")
+    assert {*sqlite} - {*without} == {"partition", "loss", "etcdpart", "full"}
+    assert usable(["kill", "store"], wires=True, store="sqlite") == ["kill"]
+
+
+@pytest.mark.parametrize(
+    ("skew", "drift", "wrong"), [(-2.5, 0.0, -2.5), (0.0, 1e9, 3.0), (1.0, -1e9, -2.0), (0.0, 0.0, 0.0)]
+)
+def test_a_wrong_clock_is_wrong_by_what_was_drawn(skew: float, drift: float, wrong: float) -> None:
+    """One that goes at a wrong rate ends 3 seconds off. The monotonic clock is the machine's, in any case."""
+    env = {"PYTHONPATH": str(CLOCK_SKEW), "CHAOS_SKEW": str(skew), "CHAOS_DRIFT": str(drift)}
+    before, monotonic = time.time(), time.monotonic()
+    told = subprocess.run([sys.executable, "-c", _CLOCKS], env=env, check=True, capture_output=True, text=True).stdout
+    seconds, nanoseconds, unmoved = map(float, told.split())
+    assert before <= seconds - wrong <= time.time()
+    assert before <= nanoseconds / 1e9 - wrong <= time.time()
+    assert monotonic <= unmoved <= time.monotonic()

@@ -1,4 +1,5 @@
-"""The network between the silos: one namespace for each, on a bridge, in which packets can be lost.
+"""The network between the silos, and the members of etcd: one namespace for each, on a bridge, in which packets can be
+lost, and late.
 
 All of it is inside of a network and mount namespace of this process (``enter``), so the kernel takes it away with the
 last process in there, however that ends. Nothing of it can be seen, or be in the way, outside.
@@ -11,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.chaos.detour import Detours
 
 INSIDE = "CHAOS_NAMESPACE"
 BRIDGE_ADDRESS = "10.77.0.254"
@@ -61,6 +64,7 @@ class Wires:
         self._hosts: dict[str, str] = {}
         self._drops: dict[str, set[str]] = {}  # by host: whose packets do not arrive
         self._loss: dict[str, int] = {}  # by host: percent of its packets that are lost
+        self.detours = Detours(_run)
 
     async def start(self) -> None:
         # Names of namespaces are mounts there, and the mounts are this process's own.
@@ -108,6 +112,15 @@ class Wires:
         """Lose so many of the packets that come in; 0 loses none."""
         self._loss[host] = percent
         await self._filter(host)
+
+    async def delay(self, source: str, targets: Sequence[str], seconds: float) -> None:
+        """Let what the one sends to the others arrive that much later. The way back is as it was."""
+        routes = {self._hosts[target]: self._hosts[source] for target in targets}
+        await self.detours.add(source, routes, delay=seconds)
+
+    async def undelay(self, source: str, targets: Sequence[str]) -> None:
+        """Undo ``delay``."""
+        await self.detours.remove(source, [self._hosts[target] for target in targets])
 
     async def _filter(self, host: str) -> None:
         rules = [f"ip saddr {address} drop" for address in sorted(self._drops[host])]

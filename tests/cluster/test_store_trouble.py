@@ -1,4 +1,4 @@
-"""The store is held, gone, frozen or full, and comes back, under silos that are called all the time.
+"""The store is held, gone, frozen or full, or its disk hangs, and comes back, under silos that are called all the time.
 
 What was accepted is not lost, what cannot be stored is refused with the reason, no call hangs, actors without a store
 answer, the lease goes on, and everything works again by itself.
@@ -16,6 +16,7 @@ import pytest
 from actors import Actor, actor_ref, handler
 from actors.errors import ClusterUnavailable, OutcomeUnknown
 from tests.cluster.house import House, calling_from, membership_of, silo_id
+from tests.cluster.store.hanging_disk import HangingDisk, hanging_disk
 from tests.cluster.store.processes import Helper, python
 from tests.cluster.store.test_sqlite_processes import HOLD_THE_WRITE_LOCK
 from tests.cluster.waiting import answered, eventually
@@ -142,6 +143,20 @@ class Full(Trouble):
         self._server.limit_files(None)
 
 
+class Hanging(Trouble):
+    """The disk below the SQLite file hangs without an error, and goes on."""
+
+    def __init__(self, disk: HangingDisk) -> None:
+        super().__init__(f"sqlite:///{disk.folder}/state.db")
+        self._disk = disk
+
+    async def begin(self) -> None:
+        await self._disk.hang()
+
+    async def end(self) -> None:
+        await self._disk.go_on()
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     server = PostgresServer()  # not the shared one: it is killed and frozen here
@@ -155,13 +170,16 @@ async def trouble(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         if request.param == "held":
             yield Held(tmp_path / "state.db", stack)
             return
+        if request.param == "hanging":
+            yield Hanging(stack.enter_context(hanging_disk(tmp_path)))
+            return
         server: PostgresServer = request.getfixturevalue("server")
         kinds: dict[str, Callable[[PostgresServer], Trouble]] = {"killed": Killed, "frozen": Frozen, "full": Full}
         yield kinds[request.param](server)
         server.thaw()
 
 
-ALL = pytest.mark.parametrize("trouble", ["held", "killed", "frozen", "full"], indirect=True)
+ALL = pytest.mark.parametrize("trouble", ["held", "killed", "frozen", "full", "hanging"], indirect=True)
 
 
 class Writers:
@@ -253,7 +271,7 @@ def _says_why(refusal: str) -> bool:
     return any(why in refusal for why in whys)
 
 
-@pytest.mark.parametrize("trouble", ["held", "frozen"], indirect=True)
+@pytest.mark.parametrize("trouble", ["held", "frozen", "hanging"], indirect=True)
 async def test_a_silo_leaves_in_time_while_its_store_does_not_answer(house: House, trouble: Trouble) -> None:
     (silo,) = await house.start("n1", actors=[Diary, Bystander], store=trouble.url)
     with calling_from(silo):

@@ -1,9 +1,10 @@
 """An etcd of three members, each a process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.etcd import EtcdClient, EtcdServer
 from cluster.etcd import etcd_pb2 as pb
@@ -11,21 +12,31 @@ from cluster.etcd.method import STATUS
 from cluster.etcd.server import free_ports
 
 
+class Place(NamedTuple):
+    """Where a member runs: at which address, and what runs its command there."""
+
+    host: str = "127.0.0.1"
+    inside: tuple[str, ...] = ()
+
+
 @asynccontextmanager
-async def three_members(folder: Path) -> AsyncIterator[list[EtcdServer]]:
+async def three_members(folder: Path, places: Sequence[Place] = (Place(),) * 3) -> AsyncIterator[list[EtcdServer]]:
     """Members with a leader, who elect another in half a second. What is left of them is killed."""
     ports = free_ports(3)
-    cluster = {f"m{i}": f"http://127.0.0.1:{port}" for i, port in enumerate(ports)}
+    names = [f"m{number}" for number in range(3)]
+    cluster = {name: f"http://{place.host}:{port}" for name, place, port in zip(names, places, ports, strict=True)}
     members = [
         EtcdServer(
             folder / name,
             name=name,
             peer_port=port,
             cluster=cluster,
+            host=place.host,
+            inside=place.inside,
             unsafe_no_fsync=True,
             args=["--heartbeat-interval=50", "--election-timeout=500"],
         )
-        for name, port in zip(cluster, ports, strict=True)
+        for name, place, port in zip(names, places, ports, strict=True)
     ]
     async with AsyncExitStack() as stack:
         for member in members:
@@ -46,3 +57,10 @@ async def leader_of(members: list[EtcdServer]) -> EtcdServer:
             if status.leader == status.header.member_id:
                 return member
     raise AssertionError("no member says that it leads")
+
+
+async def term_of(members: list[EtcdServer]) -> int:
+    """How often they have elected a leader, roughly: each election raises it."""
+    async with EtcdClient([member.endpoint for member in members]) as client:
+        term: int = (await client._connection.read(STATUS, pb.StatusRequest())).header.raft_term
+        return term
