@@ -6,9 +6,10 @@
     python -m tests.chaos --plant no_fence --minutes 2          # with a known bug switched on in the silos
 
 **What runs** (``fleet.py``): three or more ``silo start`` processes over an etcd of three members and one store. Each
-silo has a network namespace of its own, in which it sees the others over a bridge (``wires.py``). All of that is inside
-of a namespace of this run, so that nothing of it can be left behind. Where that is not possible (no root, no ``ip`` or
-``nft``) proxies take the place of the wires, and the run says so.
+silo and member has a network namespace of its own, in which it sees the others over a bridge (``wires.py``); an SQLite
+file is on a disk without much room (``small_disk.py``). All of that is inside of namespaces of this run: nothing of it
+can be left behind. Where that is not possible (no root, no ``ip`` or ``nft``) proxies take the place of the wires, and
+the run says so.
 
 **Workload** (``workload.py``, ``readers.py``, over the actors of ``town.py``): counters, transfers between accounts,
 channels with readers that leave and come back by another silo or over HTTP, reminders. Calls whose outcome is

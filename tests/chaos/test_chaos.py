@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.chaos.detour import has_detours
 from tests.chaos.wires import why_not
 from tests.cluster.processes import ROOT, Process, Processes, children_of, gone
 from tests.cluster.waiting import eventually
@@ -80,6 +81,19 @@ async def test_no_fault_breaks_a_promise(processes: Processes, temporary: Path, 
     assert network() == before
     if why_not():
         assert "no network namespaces" in ended.err, "what is left out must be said"
+
+
+@pytest.mark.timeout(REST)
+@pytest.mark.skipif(bool(why_not()) or not has_detours(), reason=why_not() or "there is no /dev/net/tun")
+async def test_faults_that_nobody_else_would_notice_are_felt(processes: Processes, temporary: Path) -> None:
+    """The seed has a silo that is heard late, a full disk, and a leader that its followers do not hear."""
+    words = ("--minutes", 0.3, "--seed", 36266, "--faults", "lag", "full", "etcdpart", "--json")
+    ended = await chaos(processes, temporary, *words).ended(within=REST)
+    assert ended.status == 0, f"{ended.err}\n{ended.out}"
+    figures = json.loads(ended.out)["figures"]
+    assert figures["faults"] == {"lag": 1, "full": 1, "etcdpart": 1}
+    assert all(figures["felt"].values()), figures
+    assert left_in(temporary) == []
 
 
 @pytest.mark.timeout(REST)

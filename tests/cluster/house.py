@@ -29,7 +29,7 @@ class House:
         self.keys = Keys(self.cluster)
         self.store_url = f"sqlite:///{folder}/state.db"
         self.silos: list[Silo] = []
-        self._lease_ttl = lease_ttl
+        self.lease_ttl = lease_ttl
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -46,7 +46,7 @@ class House:
         options = {
             "etcd": self.server.endpoint,
             "store": self.store_url,
-            "lease_ttl": self._lease_ttl,
+            "lease_ttl": self.lease_ttl,
             "drain_limit": 3.0,
             **options,
         }

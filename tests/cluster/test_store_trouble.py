@@ -6,16 +6,20 @@ answer, the lease goes on, and everything works again by itself.
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from actors import Actor, actor_ref, handler
-from actors.errors import ClusterUnavailable, OutcomeUnknown
+from actors.errors import ClusterUnavailable, OutcomeUnknown, Timeout
+from cluster import connect
 from tests.cluster.house import House, calling_from, membership_of, silo_id
+from tests.cluster.processes import Cluster
 from tests.cluster.store.hanging_disk import HangingDisk, hanging_disk
 from tests.cluster.store.processes import Helper, python
 from tests.cluster.store.test_sqlite_processes import HOLD_THE_WRITE_LOCK
@@ -24,6 +28,7 @@ from tests.conformance.store.postgres_server import PostgresServer
 
 NO_HANG = 40.0  # seconds
 CALL = 10.0  # seconds that callers wait; a store waits for 5 before it refuses
+SHORT = 2.0  # seconds, and less than a store waits for anything
 WRITERS = 6
 
 
@@ -271,7 +276,7 @@ def _says_why(refusal: str) -> bool:
     return any(why in refusal for why in whys)
 
 
-@pytest.mark.parametrize("trouble", ["held", "frozen", "hanging"], indirect=True)
+@pytest.mark.parametrize("trouble", ["held", "frozen"], indirect=True)
 async def test_a_silo_leaves_in_time_while_its_store_does_not_answer(house: House, trouble: Trouble) -> None:
     (silo,) = await house.start("n1", actors=[Diary, Bystander], store=trouble.url)
     with calling_from(silo):
@@ -289,6 +294,73 @@ async def test_a_silo_leaves_in_time_while_its_store_does_not_answer(house: Hous
         for number in range(WRITERS):
             found, _ = await answered("the diary is read", Diary.ref(str(number)).read, within=NO_HANG)
             assert found in (["one"], ["one", "two"])
+
+
+@pytest.mark.parametrize("trouble", ["frozen", "hanging"], indirect=True)
+async def test_a_disk_that_hangs_keeps_calls_until_their_deadline_and_nothing_else(
+    house: House, trouble: Trouble
+) -> None:
+    (silo,) = await house.start("n1", actors=[Diary, Bystander], store=trouble.url)
+    membership, incarnation = membership_of(silo), silo_id(silo)
+    with calling_from(silo):
+        await asyncio.gather(*(Diary.ref(key).write("one") for key in ("ask", "send")))
+        assert await actor_ref("bystander-old").echo("before") == "before"
+        before = membership.deadline
+        await trouble.begin()
+        ask = Diary.ref("ask").options(timeout=SHORT, idempotency_key="ask")
+        send = Diary.ref("send").options(timeout=SHORT, idempotency_key="send")
+        asleep = Diary.ref("asleep").options(timeout=SHORT)
+        async with asyncio.timeout(NO_HANG):
+            outcomes = await asyncio.gather(
+                ask.write("two"), send.write.send("two"), asleep.read(), return_exceptions=True
+            )
+        assert [type(outcome) for outcome in outcomes] == [Timeout] * 3, outcomes
+        assert await actor_ref("bystander-old").echo("meanwhile") == "meanwhile"
+        assert await actor_ref("bystander-new").echo("meanwhile") == "meanwhile"
+        await eventually(
+            "the lease outlives its term", lambda: membership.deadline > before + house.lease_ttl, within=NO_HANG
+        )
+        assert (silo_id(silo), silo.runtime.may_act()) == (incarnation, True)
+        await trouble.end()
+        assert await ask.options(timeout=NO_HANG).write("two") == 2, "it took effect twice, or never"
+        await send.options(timeout=NO_HANG).write.send("two")
+        for key, lines in {"ask": ["one", "two"], "send": ["one", "two"], "asleep": []}.items():
+            await eventually(f"{key} has {lines}", partial(_has, key, lines), within=NO_HANG)
+    assert silo_id(silo) == incarnation
+
+
+async def _has(key: str, lines: list[str]) -> bool:
+    return await Diary.ref(key).options(timeout=NO_HANG).read() == lines
+
+
+async def test_a_process_whose_disk_hangs_leaves_the_cluster_and_ends_with_the_disk(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Nothing can end a process that is in the middle of writing there. Others do not take it for a member any more."""
+    with hanging_disk(tmp_path) as disk:
+        cluster.store_url = f"sqlite:///{disk.folder}/state.db"
+        n1, n2 = await cluster.start("n1", "n2")
+        (ready,) = await n2.ready()
+        async with connect(ready["grpc"], cluster=cluster.name) as client:
+            counter = actor_ref("counter-n1.a")
+            assert await counter.add() == 1
+            await disk.hang()
+            with pytest.raises(Timeout):
+                await counter.options(timeout=SHORT, idempotency_key="k").add()
+            n1.signal(signal.SIGTERM)
+
+            async def has_left() -> bool:
+                return [member.name for member in await client.members()] == ["n2"]
+
+            await eventually("n1 has left", has_left, within=NO_HANG)
+            await n1.said("the store did not end within 15 s", within=NO_HANG)
+            await disk.go_on()
+            ended = await n1.ended(within=NO_HANG)
+            assert ended.status == 0, ended.err
+            again, _ = await answered(
+                "n2 has it", counter.options(timeout=CALL, idempotency_key="k").add, within=NO_HANG
+            )
+            assert (again, await counter.value()) == (2, 2), "what timed out took effect twice, or never"
 
 
 async def test_sessions_that_the_database_ends_are_not_noticed(house: House, server: PostgresServer) -> None:
