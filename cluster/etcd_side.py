@@ -47,9 +47,10 @@ class EtcdSide:
         """Become a member as a new incarnation: new id, new links, new lease."""
         silo = self._silo._new_id()
         await self.directory.adopt()
-        await self._silo._open_transport(silo)
+        transport = await self._silo._open_transport(silo, welcome=False)  # clients would wait here, others may answer
         self._placement.silo = silo
         await self.membership.join(self._silo._member(silo))
+        transport.welcome()
 
     def _on_members(self) -> None:
         """Members came, went or reported their load."""

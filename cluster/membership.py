@@ -12,7 +12,7 @@ import msgspec
 
 from actors.errors import ClusterUnavailable
 from actors.ports import Clock
-from cluster.etcd import Compacted, Compare, EtcdClient, EtcdError, EventKind, KeepAlive, Lease, Op
+from cluster.etcd import Compacted, Compare, EtcdClient, EtcdError, EtcdUnavailable, EventKind, KeepAlive, Lease, Op
 from cluster.keys import Keys
 from cluster.member import Member, readable
 
@@ -97,8 +97,8 @@ class Membership:
     async def join(self, member: Member) -> None:
         """Become a member as the incarnation ``member.silo`` and start to watch the others.
 
-        Waits for up to the TTL and a second if an earlier incarnation of the name is still there. Raises
-        ``NameTaken`` or ``EtcdError``.
+        Waits for up to the TTL and a second if an earlier incarnation of the name is still there, and before that as
+        long for the first renewal of its lease. Raises ``NameTaken`` or ``EtcdError``.
         """
         await self.stop()
         if self._lease is not None:  # of the incarnation that was lost: it would hold the name until it ends
@@ -109,7 +109,7 @@ class Membership:
         keep_alive = self._etcd.keep_alive(lease, clock=self._clock)
         try:
             member = msgspec.structs.replace(member, lease=lease.id)
-            await keep_alive.wait_confirmed()
+            await self._confirmed(keep_alive, silo=member.silo)
             await self._enter(member, lease)
             await self._relist()
         except BaseException:
@@ -122,6 +122,16 @@ class Membership:
             asyncio.create_task(self._watch_lease(keep_alive)),
             asyncio.create_task(self._watch_members()),
         ]
+
+    async def _confirmed(self, keep_alive: KeepAlive, *, silo: str) -> None:
+        try:
+            async with asyncio.timeout(self._ttl + 1):
+                await keep_alive.wait_confirmed()
+        except TimeoutError:
+            raise EtcdUnavailable(
+                f"{silo}: no renewal of its lease was confirmed within {self._ttl + 1} s, after which it ends; "
+                "see whether this silo reaches etcd, and how long that takes"
+            ) from None
 
     async def _enter(self, member: Member, lease: Lease) -> None:
         name_key = self._keys.name(member.name)

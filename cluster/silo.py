@@ -248,10 +248,10 @@ class Silo:
             load=len(self.runtime.activations),
         )
 
-    async def _open_transport(self, silo: str) -> None:
+    async def _open_transport(self, silo: str, *, welcome: bool = True) -> GrpcTransport:
         if self._transport is not None:
             await self._transport.close()
-        self._transport = GrpcTransport(
+        self._transport = transport = GrpcTransport(
             name=silo,
             cluster=self._cluster,
             handler=self.runtime.inbound,
@@ -259,12 +259,14 @@ class Silo:
             credentials=self._credentials,
             max_payload=self._settings.max_payload + 64 * 1024,
             insecure=self._insecure,
+            welcome=welcome,
             on_suspect=self._suspicion.suspect if self._suspicion is not None else None,
         )
-        bound = await self._transport.listen(self._listen)
+        bound = await transport.listen(self._listen)
         self._listen = bound  # a rejoin keeps the port
         self.grpc = advertised(bound, self._advertise, self._etcd_endpoints)
-        self.runtime.transport = self._transport
+        self.runtime.transport = transport
+        return transport
 
     def _new_id(self) -> str:
         return f"{self.name}.{secrets.token_hex(4)}"

@@ -98,10 +98,8 @@ async def introduce(stream: Stream, identity: Identity, *, expected: str, is_sil
     return _introduction(hello), Frame(open=Open(proof=credentials.prove("dial", *parts))).SerializeToString()
 
 
-async def admit(
-    stream: Stream, identity: Identity, *, closed_to: Callable[[Introduction], bool]
-) -> Introduction | None:
-    """The accepting side; None if the dialling side thought better of it. It is refused where ``closed_to`` says so.
+async def admit(stream: Stream, identity: Identity, *, closed_to: Callable[[Introduction], str]) -> Introduction | None:
+    """The accepting side; None if the dialling side thought better of it. It is refused where ``closed_to`` says why.
 
     Raises ``Refusal`` whichever side refused: the other side has been told.
     """
@@ -111,9 +109,8 @@ async def admit(
             raise Refusal(Refused.SILO, f"{identity.id!r} listens here, not {hello.expected!r}")
         if hello.id == identity.id:
             raise Refusal(Refused.SILO, f"{hello.id!r} is the id of the silo that it dialled")
-        if closed_to(_introduction(hello)):
-            who = "links: it is closing" if hello.role == ROLE_SILO else "clients: it is draining"
-            raise Refusal(Refused.CLOSING, f"{identity.id} takes no more {who}")
+        if why := closed_to(_introduction(hello)):
+            raise Refusal(Refused.CLOSING, f"{identity.id} takes no {why}")
         nonce = secrets.token_bytes(_NONCE_BYTES)
         parts = (identity.cluster, hello.id, identity.id, hello.nonce, nonce)
         proof = identity.credentials.prove("accept", *parts)

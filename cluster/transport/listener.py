@@ -31,7 +31,7 @@ class Listener:
 
     ``opened`` is called with the stream, the other side's introduction and its address for each handshake that
     succeeded; the link that it returns is run until it ends. None turns the other side away. ``closed_to`` is asked
-    during the handshake whom to refuse.
+    during the handshake why somebody is refused, "" if nobody has to be.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Listener:
         identity: Identity,
         *,
         opened: Callable[[Stream, Introduction, str], GrpcLink | None],
-        closed_to: Callable[[Introduction], bool],
+        closed_to: Callable[[Introduction], str],
         handshake_timeout: float,
         keepalive: float,
     ) -> None:

@@ -30,7 +30,8 @@ class GrpcTransport:
     how many bytes may wait for one slow peer before requests to it are refused. Times are in seconds: a dial takes at
     most ``connect_timeout``, a silent peer is given up after about twice ``keepalive``.
 
-    ``on_suspect`` is told of a silo whose connection broke without a goodbye, or was refused.
+    Without ``welcome`` it takes clients only when that is called. ``on_suspect`` is told of a silo whose connection
+    broke without a goodbye, or was refused.
 
     Silos call ``listen``; clients only dial. To be used on one running loop.
     """
@@ -50,6 +51,7 @@ class GrpcTransport:
         close_timeout: float = 2.0,
         keepalive: float = 3.0,
         insecure: bool = False,
+        welcome: bool = True,
         on_suspect: Callable[[str], None] | None = None,
     ) -> None:
         if window < frame.MIN_WINDOW:
@@ -74,6 +76,7 @@ class GrpcTransport:
         self._listener: Listener | None = None
         self._on_loopback = True
         self._retired = False
+        self._welcoming = welcome
         self._closing: asyncio.Task[None] | None = None
         self._impatient = False
         self._all_closed: asyncio.Future[None] | None = None
@@ -106,7 +109,7 @@ class GrpcTransport:
         listener = Listener(
             self._identity,
             opened=self._accept,
-            closed_to=self._is_closed_to,
+            closed_to=self._closed_to,
             handshake_timeout=self._connect_timeout,
             keepalive=self._keepalive,
         )
@@ -156,6 +159,10 @@ class GrpcTransport:
     async def connect_to(self, endpoint: str) -> GrpcLink:
         """A link to whichever silo listens on ``host:port``: the open one, if there is one. Raises like ``connect``."""
         return await self._shared_dial("", endpoint)
+
+    def welcome(self) -> None:
+        """Take clients from now on."""
+        self._welcoming = True
 
     def retire(self) -> None:
         """Tell clients to go elsewhere with what they begin from now on, and take no new ones. Answers go on."""
@@ -243,9 +250,13 @@ class GrpcTransport:
 
     # Links
 
-    def _is_closed_to(self, introduction: Introduction) -> bool:
+    def _closed_to(self, introduction: Introduction) -> str:
         """Whoever is refused knows that nothing was taken; a link that ends at once could have taken something."""
-        return self._closing is not None or (self._retired and not introduction.is_silo)
+        if introduction.is_silo:
+            return "more links: it is closing" if self._closing is not None else ""
+        if self._closing is not None or self._retired:
+            return "more clients: it is draining"
+        return "" if self._welcoming else "clients yet: it is joining the cluster"
 
     def _accept(self, stream: Stream, introduction: Introduction, where: str) -> GrpcLink | None:
         if self._closing is not None:

@@ -23,7 +23,11 @@ from tests.chaos.fleet import CLOCK_SKEW
 from tests.chaos.history import Op, Outcome, Violation
 from tests.chaos.readers import Entry
 
-_CLOCKS = "import time; print(time.time(), time.time_ns(), time.monotonic())"
+_CLOCKS = """
+import time
+from grpc.aio._utils import _timeout_to_deadline
+print(time.time(), time.time_ns(), time.monotonic(), _timeout_to_deadline(0))
+"""
 
 # -- counters ----------------------------------------------------------------------------------------------------------
 
@@ -304,7 +308,8 @@ def test_a_wrong_clock_is_wrong_by_what_was_drawn(skew: float, drift: float, wro
     env = {"PYTHONPATH": str(CLOCK_SKEW), "CHAOS_SKEW": str(skew), "CHAOS_DRIFT": str(drift)}
     before, monotonic = time.time(), time.monotonic()
     told = subprocess.run([sys.executable, "-c", _CLOCKS], env=env, check=True, capture_output=True, text=True).stdout
-    seconds, nanoseconds, unmoved = map(float, told.split())
+    seconds, nanoseconds, unmoved, deadline = map(float, told.split())
     assert before <= seconds - wrong <= time.time()
     assert before <= nanoseconds / 1e9 - wrong <= time.time()
     assert monotonic <= unmoved <= time.monotonic()
+    assert before <= deadline <= time.time(), "gRPC, whose other half is written in C, would take it for another time"

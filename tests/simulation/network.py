@@ -305,7 +305,7 @@ class SimListener:
         identity: Identity,
         *,
         opened: Callable[[Any, Introduction, str], GrpcLink | None],
-        closed_to: Callable[[Introduction], bool],
+        closed_to: Callable[[Introduction], str],
         handshake_timeout: float,
         keepalive: float,
     ) -> None:
