@@ -50,8 +50,13 @@ class PostgresReader:
         """
         task = asyncio.create_task(self._fetch(query, arguments), name=f"query {self._url.place}")
         self._queries.add(task)
-        task.add_done_callback(self._queries.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, query: "asyncio.Task[list[Any]]") -> None:
+        self._queries.discard(query)
+        if not query.cancelled():
+            query.exception()  # if its caller was cancelled nobody else asks for it, and asyncio would report that
 
     async def close(self) -> None:
         """Answer what was asked, and close the connections."""

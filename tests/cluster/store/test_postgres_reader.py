@@ -1,14 +1,18 @@
 """Reading beside the writer: nothing is waited for, nothing stale is seen, plans are good for any number of rows."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from actors.ports import Commit, Due, StoreUnavailable
 from cluster.store import PostgresStore, postgres
 from cluster.store.postgres_driver import Connection
+from cluster.store.postgres_reader import PostgresReader
+from cluster.store.postgres_url import parse
 from tests.cluster.store.postgres_locks import holding
 from tests.cluster.store.postgres_proxy import proxy
 from tests.conformance.store.postgres_server import PostgresServer
@@ -286,3 +290,17 @@ async def test_too_many_queries_are_refused_in_time(store: PostgresStore, monkey
         with pytest.raises(StoreUnavailable, match="too many queries wait; nothing was read"):
             await store.state("session-1")
     assert await store.state("session-1") == b"one"
+
+
+async def test_nobody_hears_of_a_failure_that_nobody_waits_for() -> None:
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    reader = PostgresReader(parse("postgresql://127.0.0.1:1/x"), timeout=0.1, session=lambda: None)
+    query = asyncio.create_task(reader.fetch("SELECT 1"))
+    await asyncio.sleep(0)  # it has begun
+    query.cancel()
+    await reader.close()
+    with pytest.raises(asyncio.CancelledError):
+        await query
+    gc.collect()
+    assert unhandled == []
