@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from actors.ports import Clock, Store
+from actors.ports import Clock, Store, StoreUnavailable
 from cluster.directory import EtcdDirectory
 from cluster.etcd import EtcdClient, EtcdError
 from cluster.keys import Keys
@@ -78,7 +78,7 @@ class EtcdSide:
         while not silo._stopping:
             try:
                 await self.enter()
-            except (EtcdError, OSError, NameTaken) as error:
+            except (EtcdError, StoreUnavailable, OSError, NameTaken) as error:
                 log.warning("%s cannot rejoin yet: %s", silo.name, error)
                 await asyncio.sleep(_PAUSE)
             except Exception:

@@ -1,4 +1,4 @@
-"""A silo that is about to become a member, when etcd goes away from it at the worst moment."""
+"""A silo that is about to become a member, when etcd or the store goes away from it at the worst moment."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from actors import actor_ref
+from actors.ports import StoreUnavailable
 from cluster import Silo
 from cluster.etcd import EtcdClient, EtcdUnavailable
 from cluster.etcd.lease import Lease
 from tests.cluster.etcd.proxy import Proxy
-from tests.cluster.house import House, calling_from
+from tests.cluster.house import House, calling_from, membership_of, silo_id
 from tests.cluster.waiting import eventually
 
 NO_HANG = 40.0  # seconds
@@ -71,3 +72,23 @@ async def test_joining_does_not_wait_for_ever_for_a_lease_that_nobody_renews(
     async with asyncio.timeout(NO_HANG):
         with pytest.raises(EtcdUnavailable, match="no renewal of its lease"):
             await task
+
+
+async def test_a_store_that_is_away_when_a_silo_joins_again_is_said_in_a_line(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (silo,) = await house.start("n1")
+    before = silo_id(silo)
+    assert silo._store is not None
+    raise_era, refusals = silo._store.raise_era, ["the database is starting up"]
+
+    async def refuse_once(atleast: int) -> int:
+        if refusals:
+            raise StoreUnavailable(refusals.pop())
+        return await raise_era(atleast)
+
+    monkeypatch.setattr(silo._store, "raise_era", refuse_once)
+    membership_of(silo)._lose("the test says so")
+    await eventually("it joins again", lambda: silo.ready and silo_id(silo) != before, within=NO_HANG)
+    (said,) = [record for record in caplog.records if "cannot rejoin" in record.getMessage()]
+    assert (said.getMessage(), said.exc_info) == ("n1 cannot rejoin yet: the database is starting up", None)
