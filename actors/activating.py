@@ -78,6 +78,9 @@ async def activate(activation: "Activation") -> None:
         put_back_timers(activation, luggage)
     except (StoreUnavailable, Fenced) as error:
         fail_activation(activation, ClusterUnavailable(f"{activation.address}: its state could not be loaded: {error}"))
+        if activation.durable is not None and isinstance(error, StoreUnavailable):
+            # It may have taken this silo for the host all the same: then nobody else sees to what waits there.
+            activation.runtime.revisit(activation.address)
     except LeftToNewer as error:
         await _leave_to_newer(activation, error)
     except KeyboardInterrupt:
@@ -177,7 +180,7 @@ def fail_activation(activation: "Activation", error: BaseException) -> None:
         if turn.row and not turn.said:  # it will run: its caller waits for the next activation
             again.append(turn)
         else:
-            turn.tell(activation._failed_to_activate(turn.request.id))
+            turn.tell_not_active()
         if turn.said and activation.durable is None:
             log.error("%s: an accepted message is lost, because the actor cannot be activated", turn.where)
     if stored:  # it is known to the store, and to be tried again

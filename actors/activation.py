@@ -168,7 +168,7 @@ class Activation:
             origin.send(spec)
             return
         if self._failure is not None:
-            origin.send(self._failed_to_activate(request.id))
+            origin.send(self.failed_to_activate(request))
             return
         if (self._turn is not None or self._mailbox) and self._refuse_early(request, spec, origin):
             return
@@ -620,13 +620,19 @@ class Activation:
             if self._ready is None:
                 self._ready = self.runtime.loop.create_future()
             await asyncio.shield(self._ready)
-        return None if self._failure is None else self._failed_to_activate(0)
+        return None if self._failure is None else self._why_not_active(0)
 
-    def _failed_to_activate(self, request_id: int) -> Failure:
+    def _why_not_active(self, request_id: int) -> Failure:
         assert self._failure is not None
         if isinstance(self._failure, ActorError):
             return failure.refusal(request_id, self._failure)
         return failure.raised(request_id, f"{self.address}: on_activate", self._failure)
+
+    def failed_to_activate(self, request: Request) -> Failure:
+        """What the sender of a request is told for which there is no activation."""
+        failed = self._why_not_active(request.id)
+        repeated = request.attempt and not request.number  # what has a number is told apart for ever
+        return failure.of_one_attempt(failed) if repeated else failed
 
     def _waiting_turns(self) -> list[Turn]:
         """Everything that waits, oldest first; it waits no longer."""

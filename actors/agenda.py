@@ -56,15 +56,15 @@ class Agenda:
 
     async def _look(self) -> None:
         runtime = self._runtime
-        tasks = [runtime.spawn(self._see_to(address)) for address in self._again if self._may_try(address)]
         after: Due | None = None
         hosts = runtime.directory.members()
         while True:
             page = await runtime.store.due(runtime.clock.time(), hosts=hosts, after=after, limit=_PAGE)
-            tasks += [runtime.spawn(self._see_to(due.address)) for due in page if self._is_for_now(due.address)]
-            if tasks:
-                await asyncio.wait(tasks)
-                tasks.clear()
+            addresses = [due.address for due in page if self._is_for_now(due.address)]
+            if after is None:  # now that the store answers
+                addresses += [address for address in self._again if self._may_try(address)]
+            if addresses:
+                await asyncio.wait([runtime.spawn(self._see_to(address)) for address in addresses])
             if len(page) < _PAGE:
                 return
             after = page[-1]

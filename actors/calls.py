@@ -86,8 +86,7 @@ class AnswerCall(Call):
 def _honest(failed: Failure, request: Request) -> Failure:
     """That the actor cannot be reached now, or has no room, says nothing about earlier attempts."""
     if request.attempt and not request.number and failed.error in _OF_NOW:  # what has a number is told apart for ever
-        failed.error = ConnectionLost.__name__
-        failed.text += "; an earlier attempt may have run, or may run yet"
+        return failure.of_one_attempt(failed)
     return failed
 
 

@@ -169,11 +169,9 @@ class Commits:
 
     def settle(self, turn: "Turn", answer: Envelope, state: bytes | None) -> Write | None:
         """The commit that ends a turn, None if there is nothing to write."""
-        request, effects = turn.request, turn.effects or _NO_EFFECTS
-        # What it asked others is forgotten there once it is over: then it must not run again, and ask again, either.
-        kept = turn.answerable and (request.key or turn.asked)
+        effects = turn.effects or _NO_EFFECTS
         steered = turn.steered_by(answer)
-        writes = effects or turn.row or kept or turn.interrupted or steered or turn.seen
+        writes = effects or turn.row or turn.is_remembered or turn.interrupted or steered or turn.seen
         if state is None and not writes:
             return None
         self._then.append(partial(self._durable.inbox.settled, turn))

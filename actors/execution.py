@@ -147,9 +147,7 @@ def _can_settle(turn: "Turn", state: bytes | None) -> bool:
     """Whether there is nothing to wait for, and nothing to write."""
     if state is not None or _must_wait(turn):
         return False
-    writes = (
-        turn.row or turn.effects or turn.asked or turn.request.key or turn.interrupted or turn.seen or turn.steering
-    )
+    writes = turn.row or turn.effects or turn.is_remembered or turn.interrupted or turn.seen or turn.steering
     return turn.activation.durable is None or not writes
 
 

@@ -24,6 +24,13 @@ def refusal(request_id: int, error: errors.ActorError) -> Failure:
     )
 
 
+def of_one_attempt(failed: Failure) -> Failure:
+    """Why this attempt of a request did not run: that says nothing about those before it."""
+    return Failure(
+        failed.id, errors.ConnectionLost.__name__, f"{failed.text}; an earlier attempt may have run, or may run yet"
+    )
+
+
 MAX_TEXT = 64 * 1024
 
 

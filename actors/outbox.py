@@ -43,6 +43,7 @@ class Outbox:
 
     A message carries its number and that of the one before it to the same receiver (none, if that is settled). A
     receiver that has not got the one before refuses it, so that a refusal in the middle never lets a later one pass.
+    One that is not durable looks at no numbers: what it has taken is not sent to it again.
     """
 
     __slots__ = ("_activation", "_delivered", "_pumps", "_queues", "pending")
@@ -97,10 +98,14 @@ class Outbox:
     async def _pump(self, target: str) -> None:
         queue, delay = self._queues[target], _FIRST_DELAY
         while queue:
-            settled, trouble = await self._deliver(list(islice(queue, _WINDOW)))
-            for _ in range(settled):
-                self._delivered.append(OUTBOX + queue.popleft()[0])
-            if settled:
+            under_way = list(islice(queue, _WINDOW))
+            left, trouble = await self._deliver(under_way)
+            for _ in under_way:
+                queue.popleft()
+            queue.extendleft(reversed(left))
+            if len(left) < len(under_way):
+                waiting = {number for number, _ in left}
+                self._delivered += [OUTBOX + number for number, _ in under_way if number not in waiting]
                 delay = _FIRST_DELAY
                 self._activation.durable_side.commits.flush()
             if trouble is not None:
@@ -110,8 +115,8 @@ class Outbox:
                 delay = min(delay * 2, _LONGEST_DELAY)
         del self._queues[target], self._pumps[target]
 
-    async def _deliver(self, rows: list[tuple[bytes, Request]]) -> tuple[int, Exception | None]:
-        """Send the messages; return how many of them are settled, and why the next one is not."""
+    async def _deliver(self, rows: list[tuple[bytes, Request]]) -> tuple[list[tuple[bytes, Request]], Exception | None]:
+        """Send the messages; return those that are to be sent again, and what must be waited for before that."""
         runtime = self._activation.runtime
         answers: list[asyncio.Future[tuple[Envelope, bool]]] = []
         previous = b""
@@ -121,18 +126,19 @@ class Outbox:
                     runtime.outbound.deliver(msgspec.structs.replace(request, number=number, previous=previous))
                 )
             except ActorError as error:  # the runtime is closed
-                return 0, error
+                return rows, error
             previous = number
         results = await asyncio.gather(*answers, return_exceptions=True)
-        for (_, request), result in zip(rows, results, strict=True):
-            if isinstance(result, OutcomeUnknown):
-                request.attempt = 1
-        for count, ((_, request), result) in enumerate(zip(rows, results, strict=True)):
+        left: list[tuple[bytes, Request]] = []
+        trouble, dropped = None, False
+        for (number, request), result in zip(rows, results, strict=True):
             if isinstance(result, _FINAL):
                 log.error("%s: a message to %s is dropped: %s", self._activation.address, request.address, result)
-                return count + 1, None  # what follows it was sent as if this one had arrived: again
-            if isinstance(result, ActorError):
-                return count, result
-            if isinstance(result, BaseException):
+                dropped = True  # a receiver that has not got it refuses what follows, which goes again at once
+            elif isinstance(result, ActorError):
+                request.attempt = 1 if isinstance(result, OutcomeUnknown) else request.attempt
+                left.append((number, request))
+                trouble = trouble or (None if dropped else result)
+            elif isinstance(result, BaseException):
                 raise result
-        return len(rows), None
+        return left, trouble

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from actors.calls import Call, StreamCall
 from actors.deadlines import Deadlines
-from actors.errors import ActorError, ConnectionLost, Rejected
+from actors.errors import ActorError, ActorFailed, ConnectionLost, Rejected
 
 
 class PendingCalls:
@@ -51,7 +51,8 @@ class PendingCalls:
     def end(self, call: Call, error: ActorError) -> None:
         """End a call without an answer."""
         if self.close(call):
-            if call.request.attempt and isinstance(error, Rejected):  # an earlier attempt may have got through
+            # An earlier attempt may have got through. Nor has the handler failed: the actor cannot be activated.
+            if call.request.attempt and isinstance(error, Rejected | ActorFailed):
                 error = ConnectionLost(f"{error}; the silo that had the message before was lost, and it may have run")
             call.fail(error)
 

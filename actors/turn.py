@@ -210,6 +210,15 @@ class Turn:
         return self.request.mode is not Mode.STREAM and self.request.handler not in OWN
 
     @property
+    def is_remembered(self) -> bool:
+        """Whether its answer is kept though it changed nothing: it must not run again and do what it did not do here.
+
+        What it asked others is forgotten there once it is over. And an earlier attempt of it may come later.
+        """
+        may_come_again = self.request.attempt > 0 and self.spec.lane is not Lane.READ
+        return self.answerable and bool(self.request.key or self.asked or may_come_again)
+
+    @property
     def waits_for_row(self) -> bool:
         """Whether it must not start before it is durable: an earlier attempt may have taken its silo with it."""
         return self.request.mode is Mode.SEND and self.request.attempt > 0 and not self.said
@@ -411,14 +420,14 @@ class Turn:
         for joiner in self.joiners or ():
             joiner.refuse(error)
 
-    def tell(self, failed: Failure) -> None:
-        """Send why it could not be run; one that was accepted before is not heard of any more."""
+    def tell_not_active(self) -> None:
+        """Send why the actor could not be activated; one that was accepted before is not heard of any more."""
         if self.request.mode is Mode.STREAM:
             self.activation.runtime.forget_stream(self)
         if not self.said:
-            self.origin.send(failed)
+            self.origin.send(self.activation.failed_to_activate(self.request))
         for joiner in self.joiners or ():
-            joiner.tell(msgspec.structs.replace(failed, id=joiner.request.id))
+            joiner.tell_not_active()
 
     def answer(self, envelope: Envelope) -> None:
         """Send the final answer. A one-way message was answered when it was accepted, or is now."""

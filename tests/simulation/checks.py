@@ -23,6 +23,7 @@ EXCUSES = (
     "not accepted",  # likewise
     "cannot be read now",  # likewise
     "asked not to wait",  # an earlier attempt may run yet
+    "on_activate raised",  # as planned, and likewise
     "closed here",  # the silo of the calling turn has stopped
 )
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Plant(NamedTuple):
     """``seeds`` must suffice to find it by a check named in ``finds``, with these kinds of faults and calls (or all).
 
-    With chosen kinds of calls all clients call the same few actors.
+    With chosen kinds of calls all clients call the same few actors, or those in ``among``.
     """
 
     enter: "Callable[[World], AbstractContextManager[Any]]"
@@ -39,6 +39,7 @@ class Plant(NamedTuple):
     finds: tuple[str, ...]
     faults: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
+    among: tuple[str, ...] = ()
 
 
 def _no_fence(world: "World") -> AbstractContextManager[Any]:

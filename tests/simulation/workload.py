@@ -25,7 +25,14 @@ class Workload:
     """One client's sessions. All calls of a client come from one sender."""
 
     def __init__(
-        self, stage: Stage, client: str, seed: random.Random, *, pace: float, only: Sequence[str] = ()
+        self,
+        stage: Stage,
+        client: str,
+        seed: random.Random,
+        *,
+        pace: float,
+        only: Sequence[str] = (),
+        among: Sequence[str] = (),
     ) -> None:
         self.stage = stage
         self.client = client
@@ -36,7 +43,7 @@ class Workload:
         self.open: set[asyncio.Task[None]] = set()
         self.periodic: dict[str, str] = {}  # reminders that are to be cancelled, and where
         count = seed.randint(3, len(ADDRESSES))
-        self.addresses = sorted(seed.sample(ADDRESSES, count)) if not only else ADDRESSES[:5:2]
+        self.addresses = sorted(seed.sample(ADDRESSES, count)) if not only else among or ADDRESSES[:5:2]
         self.weights = [seed.random() * (not only or kind.__name__ in only) for kind in _KINDS]
         self.weights[-1] *= 3
         self.dice = random.Random(seed.getstate()[1][0])  # of its own: what others do stays the same

@@ -162,8 +162,9 @@ class World:
             process = self.process(f"client{index}", self.client_host(index))
             self.clients.append(process)
             seed = random.Random(f"{self.seed} client {index}")
-            calls = self.plant.calls if self.plant is not None else ()
-            workload = Workload(self.stage, process.name, seed, pace=seed.choice((0.1, 0.2, 0.4)), only=calls)
+            calls, among = (self.plant.calls, self.plant.among) if self.plant is not None else ((), ())
+            pace = seed.choice((0.1, 0.2, 0.4))
+            workload = Workload(self.stage, process.name, seed, pace=pace, only=calls, among=among)
             self.workloads.append(workload)
             self.client_tasks.append(self.loop.spawn(process, self._client(workload)))
             seed = random.Random(f"{self.seed} readers {index}")
@@ -203,6 +204,10 @@ class World:
             relieve(self.stage, self.workloads[0].client, self.store),
             context=next(iter(self.client_runtimes.values())).context.copy(),
         )
+        await self._until(
+            lambda: not unsettled(self.store), 60, "everything accepted is settled", lambda: unsettled(self.store)
+        )
+        await self.sleep(2.0)  # what nobody waits for any more arrives, and its turn may wait for a signal, too
         await self._until(
             lambda: not unsettled(self.store), 60, "everything accepted is settled", lambda: unsettled(self.store)
         )
@@ -294,7 +299,6 @@ class World:
         """The cluster rests: compare what everybody saw with what there is."""
         history = self.history
         history.phase = "final"
-        await self.sleep(2.0)  # what was sent one way arrives
         runtime = next(iter(self.client_runtimes.values()))
         for address in [*ADDRESSES, SCRAP, BRIEF, PUPIL, *CLERKS]:
             before = self.live.committed.get(address, [])

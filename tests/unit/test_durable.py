@@ -23,7 +23,7 @@ from actors import (
 )
 from actors.envelope import Accepted, Failure, Mode, Reply, Request
 from actors.inbox import Inbox
-from actors.ports import Commit, StoreUnavailable
+from actors.ports import Commit, Opened, StoreUnavailable
 from actors.records import Done, Pending
 from actors.runtime import Runtime
 from actors.settings import Settings
@@ -210,6 +210,30 @@ async def revived(start: Start, store: ScriptedStore) -> Runtime:
     return runtime
 
 
+async def test_what_waits_is_seen_to_where_the_answer_to_the_opening_got_lost(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    """The store takes the silo for the host of the actor then, and no other silo looks after it."""
+
+    class AnswerLost(ScriptedStore):
+        lost = 0
+
+        async def open(self, address: str, epoch: int, host: str = "") -> Opened:
+            opened = await super().open(address, epoch, host)
+            if not self.lost:
+                self.lost += 1
+                raise StoreUnavailable("no answer")
+            return opened
+
+    first = start(Keeper, store=store)
+    await soon(actor_ref("keeper-1").slowly.send("x"))
+    first.vanish()
+    gate.set()
+    runtime = start(Keeper, store=AnswerLost(store.data))
+    runtime.spawn(runtime.keep_agenda())
+    await until(lambda: (store.state_of("keeper-1") or {}).get("seen") == ["x"], "what was accepted")
+
+
 async def test_a_full_mailbox_keeps_no_row(start: Start, store: ScriptedStore, gate: asyncio.Event) -> None:
     class Small(Keeper, max_queue=2):
         pass
@@ -255,6 +279,63 @@ async def test_a_repeat_gets_the_answer_of_the_first_time(start: Start, store: S
     assert (second.id, second.payload) == (2, first.payload)
     assert first.recorded
     assert store.state_of("keeper-1") == {"seen": ["x"]}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_got_the_answer_to_a_repeat_is_safe_from_the_first_attempt(
+    start: Start, store: ScriptedStore, *, fails: bool
+) -> None:
+    """It was on its way all the time, and comes when the message could do more than it could before."""
+
+    class Bus(Actor, type="keeper"):
+        state: Log
+        full = True
+
+        async def receive(self, name: str) -> str:
+            if Bus.full and fails:
+                raise ValueError("full")
+            if Bus.full:
+                return "full"
+            self.state.seen.append(name)
+            return "welcome"
+
+    runtime = start(Bus, store=store)
+    link = FakeLink(trusted=True)
+    runtime.inbound.on_envelopes(link, [envelope("", "x", id=2, message_id="m1", attempt=1)])
+    told = await link.answer()
+    Bus.full = False
+    runtime.inbound.on_envelopes(link, [envelope("", "x", id=1, message_id="m1")])
+    again = await link.answer()
+    assert isinstance(told, Failure if fails else Reply)
+    assert again == msgspec.structs.replace(told, id=1, recorded=True)
+    assert not (store.state_of("keeper-1") or {}).get("seen")
+
+
+async def test_a_repeat_to_an_actor_that_cannot_be_activated_is_not_told_that_the_message_failed(
+    start: Start, store: ScriptedStore
+) -> None:
+    """Its first attempt may be on its way through another silo, and run when the actor can be activated."""
+
+    class Moody(Actor, type="keeper"):
+        async def on_activate(self) -> None:
+            await asyncio.sleep(0)
+            raise OSError("no coffee")
+
+    runtime = start(Moody, store=store)
+    link = FakeLink("n2.1", trusted=True, peer_is_silo=True)
+    numbered = {"number": records.number(7, 1), "sender": "other-1"}
+    for more, told in (
+        ({}, "ActorFailed"),
+        ({"attempt": 1}, "ConnectionLost"),
+        ({"attempt": 1, **numbered}, "ActorFailed"),
+    ):
+        await runtime.claims.own("keeper-1")
+        runtime.inbound.on_envelopes(
+            link, [envelope("", "x", id=1, **more), envelope("", "x", id=2, message_id="m1", **more)]
+        )
+        for answer in (await link.answer(), await link.answer()):
+            assert isinstance(answer, Failure)
+            assert (answer.error, "no coffee" in answer.text) == (told, True)
 
 
 async def test_a_repeat_gets_the_failure_of_a_journaled_turn_too(start: Start, store: ScriptedStore) -> None:
@@ -402,6 +483,37 @@ async def test_nothing_leaves_before_the_commit(start: Start, store: ScriptedSto
     assert not forwarding.done()
     store.let_go()
     await soon(forwarding)
+
+
+@pytest.mark.parametrize("kind", ["keeper", "guest_book"])
+async def test_what_was_sent_behind_a_message_that_cannot_be_delivered_arrives_once(
+    start: Start, store: ScriptedStore, kind: str
+) -> None:
+    class GuestBook(Actor, persist="never"):
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        async def receive(self, message: object) -> None:
+            self.seen.append(message)
+
+        @handler(readonly=True)
+        async def all(self) -> list[object]:
+            return self.seen
+
+    class Writer(Actor):
+        state: Log
+
+        async def receive(self, to: str) -> None:
+            for message in (1, 2):
+                await actor_ref(to).send(message)
+            await actor_ref(to).unheard_of.send("x")
+            for message in (3, 4):
+                await actor_ref(to).send(message)
+
+    start(Keeper, GuestBook, Writer, store=store)
+    await soon(actor_ref("writer-1").ask(f"{kind}-1"))
+    await until(lambda: not rows(store, "writer-1", records.OUTBOX), "the rows are removed")
+    assert await soon(actor_ref(f"{kind}-1").all()) == [1, 2, 3, 4]
 
 
 async def test_a_repeated_delivery_takes_effect_once(start: Start, store: ScriptedStore) -> None:

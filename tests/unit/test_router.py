@@ -275,6 +275,21 @@ async def test_a_refusal_of_the_asked_silo_reaches_every_waiting_caller(here: He
     await soon(later)
 
 
+async def test_a_repeat_is_not_told_that_it_failed_where_the_actor_cannot_be_activated(here: Here) -> None:
+    """The silo that had it first may wake up, and pass it on."""
+    [call] = start(1)
+    await here.resolve()
+    link = here.transport.links.pop("b.1")
+    link.closed = True
+    here.runtime.inbound.on_closed(link, [])
+    await until(lambda: "b.1" in here.transport.links and here.link().sent, "the question")
+    question = here.link().sent.pop()
+    failed = Failure(question.id, "ActorFailed", "session-1: on_activate raised OSError: no coffee", "OSError")
+    here.runtime.inbound.on_envelopes(here.link(), [failed])
+    with pytest.raises(ConnectionLost, match="no coffee.*may have run"):
+        await soon(call)
+
+
 async def test_a_call_that_was_given_up_while_it_waited_is_never_sent(here: Here) -> None:
     first, second = start(1, 2)
     await until(lambda: "b.1" in here.transport.links and here.link().sent, "the question")
