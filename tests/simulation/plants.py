@@ -3,7 +3,7 @@
 Each is a patch of the real code inside the simulation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
@@ -12,10 +12,11 @@ from actors import execution
 from actors.activation import Activation
 from actors.calls import Call
 from actors.envelope import Envelope, NotHere, Request
+from actors.handing_on import HandingOn
 from actors.inbound import Inbound
 from actors.mailbox import Mailbox
 from actors.migration import Migration
-from actors.ports import Route
+from actors.ports import Link, Route
 from actors.router import Router
 from actors.turn import Turn
 from cluster.directory import EtcdDirectory
@@ -148,6 +149,20 @@ def _old_luggage(world: "World") -> AbstractContextManager[Any]:
     return patch.object(Migration, "_offered", keep)
 
 
+def _queue_left_behind(world: "World") -> AbstractContextManager[Any]:
+    """What waits for an actor that moves does not go with it, but asks where it is now."""
+
+    def look(self: HandingOn, turns: Iterable[Turn], address: str, route: Route, link: Link) -> None:
+        self.hand_on(turns)
+
+    return patch.object(HandingOn, "follow", look)
+
+
+def _queue_turned_away(world: "World") -> AbstractContextManager[Any]:
+    """What comes ahead of an actor that moves is not kept for it, but sent back to look for it."""
+    return patch.object(Migration, "keep", lambda self, guest, request: False)
+
+
 def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
     """The mailbox gives out the newest message."""
 
@@ -184,6 +199,8 @@ CONVERGES, CALM, REAL_TIME = (
     "answers follow real time",
 )
 
+CUT, MOVES, TALLIES = ("cut_peer", "cut_one_way"), ("pipeline", "rest", "append"), ("tally-a", "tally-b")
+
 PLANTS = {
     "no_fence": Plant(_no_fence, range(20), (FENCED, "no committed effect is lost"), ("cut_off",)),
     "no_deadline": Plant(_no_deadline, range(1, 40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
@@ -199,6 +216,8 @@ PLANTS = {
     ),
     "not_here_but_run": Plant(_not_here_but_run, range(20), (EFFECTS, ONCE, RUNS)),
     "old_luggage": Plant(_old_luggage, range(20), ("what moves is as it was left",), ("drain",), ("rest", "append")),
+    "queue_left_behind": Plant(_queue_left_behind, range(6, 60), (ORDER,), CUT, MOVES, TALLIES),
+    "queue_turned_away": Plant(_queue_turned_away, range(3, 40), (ORDER,), CUT, MOVES, TALLIES),
     "last_in_first_out": Plant(_last_in_first_out, range(5), (ORDER,)),
     "no_dedupe": Plant(durable.no_dedupe, range(3, 20), (ONCE, EFFECTS), ("reset",), ("append", "pipeline")),
     "no_numbers": Plant(durable.no_numbers, range(4, 20), (ONCE, SENT), ("cut_peer", "cut_one_way"), ("burst",)),
