@@ -180,7 +180,7 @@ def fail_activation(activation: "Activation", error: BaseException) -> None:
         if turn.row and not turn.said:  # it will run: its caller waits for the next activation
             again.append(turn)
         else:
-            turn.tell_not_active()
+            turn.tell(activation.failed_to_activate)
         if turn.said and activation.durable is None:
             log.error("%s: an accepted message is lost, because the actor cannot be activated", turn.where)
     if stored:  # it is known to the store, and to be tried again

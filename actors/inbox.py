@@ -1,6 +1,7 @@
 """Which messages an actor has had already: the unsettled ones, the answers of the settled ones, and who sent what."""
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from actors.records import BESIDE, INTERRUPT, KEYED, MESSAGE, PAIR, Done, Interr
 if TYPE_CHECKING:
     from actors.activation import Activation
     from actors.turn import Turn
+
+log = logging.getLogger("actors")
 
 _EXPIRED_AT_ONCE = 64
 _PURGE_EVERY = 60.0
@@ -253,7 +256,13 @@ class Inbox:
         now = self._now()
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_EVERY
-            self._activation.runtime.spawn(self._find_expired_keys(now))
+            self._activation.runtime.spawn(self._look_for_expired_keys(now))
+
+    async def _look_for_expired_keys(self, now: float) -> None:
+        try:
+            await self._find_expired_keys(now)
+        except Exception as error:
+            log.warning("%s: expired idempotency keys stay for now: %s", self._activation.address, error)
 
     async def _find_expired_keys(self, now: float) -> None:
         address = self._activation.address

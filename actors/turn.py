@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -420,14 +420,14 @@ class Turn:
         for joiner in self.joiners or ():
             joiner.refuse(error)
 
-    def tell_not_active(self) -> None:
-        """Send why the actor could not be activated; one that was accepted before is not heard of any more."""
+    def tell(self, why: Callable[[Request], Failure]) -> None:
+        """Send why it could not be run; one that was accepted before is not heard of any more."""
         if self.request.mode is Mode.STREAM:
             self.activation.runtime.forget_stream(self)
         if not self.said:
-            self.origin.send(self.activation.failed_to_activate(self.request))
+            self.origin.send(why(self.request))
         for joiner in self.joiners or ():
-            joiner.tell_not_active()
+            joiner.tell(why)
 
     def answer(self, envelope: Envelope) -> None:
         """Send the final answer. A one-way message was answered when it was accepted, or is now."""

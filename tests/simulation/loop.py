@@ -61,6 +61,7 @@ class SimTask(asyncio.Task[T]):
 
     def __init__(self, coro: Coroutine[Any, Any, T], *, loop: "SimLoop", context: Context | None) -> None:
         self.serial = next(SimTask._serials)
+        self.process = PROCESS.get(loop.outside) if context is None else context.get(PROCESS, loop.outside)
         super().__init__(coro, loop=loop, context=context)
 
     def __hash__(self) -> int:
@@ -188,6 +189,16 @@ class SimLoop(asyncio.BaseEventLoop):
                 where = " < ".join(f"{f.f_code.co_qualname}:{f.f_lineno}" for f in reversed(frames))
                 lines.append(f"  task {task.serial} {task.get_coro().__qualname__}: {where}")  # type: ignore[union-attr]
         return "\n".join(lines[-60:])
+
+    def take_lost_exceptions(self) -> list[str]:
+        """What tasks of living processes have raised and nobody has taken until now."""
+        found = []
+        for task in self.tasks:
+            if not task.process.dead and task.done() and task._log_traceback:
+                error = task.exception()
+                text = "".join(traceback.format_exception(error)) if error is not None else ""
+                found.append(f"{task.process} {task.get_coro().__qualname__}: {text}")  # type: ignore[union-attr]
+        return found
 
     def close(self) -> None:
         """Forget everything. Tasks that were under way, those of dead processes above all, end without a word."""

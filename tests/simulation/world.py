@@ -276,6 +276,8 @@ class World:
                 error = repr(task.exception())
                 self.history.violate("clients go on", "client", expected="no exception", actual=error)
         if self.history.violations:
+            for lost in self.loop.take_lost_exceptions():
+                self.history.note(f"nobody has taken an exception of {lost}")
             raise Stuck("stopped at the first violation")
 
     def _runtimes(self) -> list[tuple[str, Runtime]]:
@@ -322,6 +324,7 @@ class World:
             )
 
         await self._until(lambda: not leaks(), 12, "nothing is left behind", leaks)
+        self.loop.failures += self.loop.take_lost_exceptions()
         for node in self.nodes:
             await node.drain()
         self._stop_if_violated()

@@ -234,6 +234,22 @@ async def test_what_waits_is_seen_to_where_the_answer_to_the_opening_got_lost(
     await until(lambda: (store.state_of("keeper-1") or {}).get("seen") == ["x"], "what was accepted")
 
 
+async def test_who_waits_behind_a_refused_commit_is_told_that_the_actor_cannot_be_loaded_again(
+    start: Start, store: ScriptedStore, gate: asyncio.Event
+) -> None:
+    start(Keeper, store=store)
+    ref = actor_ref("keeper-1")
+    await soon(ref.ask("first"))
+    calls = [asyncio.ensure_future(ref.slowly("running")), asyncio.ensure_future(ref.ask("waiting"))]
+    await settle()
+    store.refusals.append(StoreUnavailable("disk full"))
+    store.open_failures.append(StoreUnavailable("disk full"))
+    gate.set()
+    for told in await soon(asyncio.gather(*calls, return_exceptions=True)):
+        assert isinstance(told, ClusterUnavailable)
+    assert await soon(ref.ask("later")) == 2
+
+
 async def test_a_full_mailbox_keeps_no_row(start: Start, store: ScriptedStore, gate: asyncio.Event) -> None:
     class Small(Keeper, max_queue=2):
         pass
@@ -625,6 +641,22 @@ async def test_a_turn_that_deletes_its_actor_leaves_no_state(start: Start, store
     await soon(actor_ref("leaver-1").ask("x"))
     assert await soon(actor_ref("leaver-1").all()) == []
     assert store.state_of("leaver-1") is None
+
+
+async def test_a_store_that_cannot_say_which_keys_have_expired_harms_nobody(
+    start: Start, store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forgetful(ScriptedStore):
+        async def read(self, address: str, first: bytes, *args: Any, **kwargs: Any) -> list[tuple[bytes, bytes]]:
+            if first == records.EXPIRY:
+                raise StoreUnavailable("the disk is slow")
+            return await super().read(address, first, *args, **kwargs)
+
+    start(Keeper, store=Forgetful(store.data))
+    for key in ("k", "l"):
+        await soon(actor_ref("keeper-1").options(idempotency_key=key).ask(key))
+    await until(lambda: "keeper-1: expired idempotency keys stay for now: the disk is slow" in caplog.text, "a word")
+    assert store.state_of("keeper-1")["seen"] == ["k", "l"]
 
 
 async def test_keys_and_answers_are_kept_for_the_retention_time_and_no_longer(
