@@ -29,9 +29,10 @@ chains of actors and cycles, failing handlers, failing ``on_activate``, sleep by
 persist each turn, at deactivation and never. Durable work: sends from turns and from steps, steps one after another
 and in parallel, some ``once``, streams with a channel that resume or begin anew, publications from inside and
 outside, channels that keep little and are closed (``brief.py``), turns that wait for signals, with and without a
-timeout, and signals that come before, meanwhile and afterwards (``clerk.py``), reminders once and periodic, repeats by
-idempotency key, deletion; readers of channels that leave and come back (``readers.py``); an operator who retries parked
-messages.
+timeout, and signals that come before, meanwhile and afterwards (``clerk.py``), reminders once and periodic, repeats
+by idempotency key, deletion; in three of ten runs silos with an older and a newer version of the code, drawn at each
+start, and an actor of which only the newer one knows all fields and handlers (``deed.py``); readers of channels that
+leave and come back (``readers.py``); an operator who retries parked messages.
 **Faults** (``faults.py``): each seed draws some kinds of them and inflicts up to seven.
 
 **Checks while it runs** (``checks.py``): one owner per epoch, and no write of a lower epoch; no committed effect is
@@ -39,16 +40,17 @@ lost or committed twice; answers never come from an older owner; replies and str
 messages of a turn after the turn's, ``Accepted`` after the row's, and nothing is read from a channel before it is
 durable; a finished step never runs again and a ``once`` step never twice (bodies are counted outside of the actors);
 calls of durable actors outlive their silo; what is left to do always has a wake-up time, also at the end of a wait;
-each signal continues one wait, the oldest first, and a timeout comes at its time and only where no signal was durable
-before (``wait_checks.py``); every call ends by its deadline; no internal error, no lost exception; while nothing is
-wrong every call succeeds. **In the end** (``durable_checks.py``, too): a success, and what was accepted, took effect
-once, a rejection never, an unknown outcome at most once; what committed turns sent arrived once and in order; each
-signal that was accepted was taken or is kept, and nothing waits for ever; order of each sender to each actor;
-channels have dense offsets and what was published, once and in order, and every reader has read exactly that, or
-was told what was gone; what is retained is the end of what was published, and as much as the limits say;
-reminders had one effect for each due time; no message, outbox row, journal row or wake-up time is left; every actor
-answers, and no runtime holds a call, stream, claim, activation or task. ``plants.py``, ``durable_plants.py``
-and ``wait_plants.py`` switch known bugs on, to see that they are found.
+what only newer code knows of a state stays there; each signal continues one wait, the oldest first, and a timeout
+comes at its time and only where no signal was durable before (``wait_checks.py``); every call ends by its deadline;
+no internal error, no lost exception; while nothing is wrong every call succeeds. **In the end**
+(``durable_checks.py``, too): a success, and what was accepted, took effect once, a rejection never, an unknown
+outcome at most once; what committed turns sent arrived once and in order; each signal that was accepted was taken or
+is kept, and nothing waits for ever; order of each sender to each actor; channels have dense offsets and what was
+published, once and in order, and every reader has read exactly that, or was told what was gone; what is retained is
+the end of what was published, and as much as the limits say; reminders had one effect for each due time; no message,
+outbox row, journal row or wake-up time is left; every actor answers, and no runtime holds a call, stream, claim,
+activation or task (``leaks.py``). ``plants.py``, ``durable_plants.py`` and ``wait_plants.py`` switch known bugs on,
+to see that they are found.
 
 **Not modelled:** gRPC itself, TLS and etcd's own replication (the real ones are tested in tests/cluster); disks (the
 stores' conformance suite does that); time spent computing, so neither overload nor a blocked loop; large payloads and

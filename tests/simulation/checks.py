@@ -7,9 +7,9 @@ import msgspec
 from actors import codec, state_delta
 from actors.ports import Commit, Fenced
 from actors.records import DELTA, MESSAGE, OUTBOX, PARKED, REMINDER, Parked, Pending, Reminder, message_rows
-from actors.runtime import Runtime
 from cluster.directory import ERA_BITS
 from tests.simulation.clerk import rests_until
+from tests.simulation.deed import DEED, SignatureCheck
 from tests.simulation.history import History, Op
 from tests.simulation.loop import SKEW, WALL
 from tests.simulation.store import SharedStore
@@ -39,6 +39,7 @@ class LiveChecks:
         self.reminders: set[str] = set()  # the ids of their rows
         self.parked: set[str] = set()  # effects of messages that were parked at some time
         self.waits = WaitChecks(history, store)
+        self.signatures = SignatureCheck(history, store)
         self.opened: dict[str, int] = {}
         self.claims: dict[str, list[tuple[float, int]]] = {}  # by address: when, and the revision
         self.owners: dict[tuple[str, int], str] = {}
@@ -80,6 +81,8 @@ class LiveChecks:
         for entry in entries[len(before) :]:
             self._caused(address, entry, before)
         self.committed[address] = entries
+        if address == DEED and changed:
+            self.signatures.on_commit(process)
         self._wakes(address)
 
     def _wakes(self, address: str) -> None:
@@ -399,27 +402,3 @@ def check_final(history: History, address: str, entries: list[str], *, before: l
             expected=f"{len(before)} entries, {before[-5:]} last, or what came after them",
             actual=f"{len(entries)} entries, {entries[-5:]} last",
         )  # fmt: skip
-
-
-def check_links(history: History, name: str, runtime: Runtime) -> None:
-    """A call whose link is gone was told so."""
-    for call in runtime.calls.values():
-        if call.link is not None and call.link.closed:
-            history.violate(
-                "calls on a lost link end", call.request.message_id, address=call.request.address,
-                expected=f"{name} to end or resend it when the link to {call.link.peer} closed",
-                actual="it is still under way on the closed link",
-            )  # fmt: skip
-
-
-def leaks_of(runtime: Runtime) -> str:
-    """What a runtime still holds that nobody waits for."""
-    found = {
-        "calls": [f"{type(c).__name__} {c.request.address}.{c.request.handler}" for c in runtime.calls.values()],
-        "streams": [str(key[1]) for key in runtime.streams],
-        "held": list(runtime.router._held),
-        "claims": list(runtime.claims.under_way),
-        "activations": list(runtime.activations),
-        "tasks": [task.get_coro().__qualname__ for task in runtime._tasks],  # type: ignore[union-attr]
-    }
-    return ", ".join(f"{name}: {what}" for name, what in found.items() if what)

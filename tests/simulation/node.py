@@ -48,6 +48,7 @@ class Node:
         self.process = Process(f"{self.name}/0", self.host)
         self.process.dead = True
         self.silo: Silo | None = None
+        self.version = ""
         self._starts = 0
         self._busy = False
 
@@ -71,9 +72,13 @@ class Node:
             await self.world.sleep(0.3)
 
     async def _boot(self) -> None:
+        self.version = self.world.versions.draw()
+        if self.version:
+            self.world.history.note(f"{self.name} starts with version {self.version} of the code")
+        subjects = [*SUBJECTS, self.world.versions.deed(self.version)]
         silo = Silo(
-            SUBJECTS, etcd="sim", store="sim:", listen=f"{self.host}:7400", name=self.name, lease_ttl=TTL,
-            settings=SETTINGS, drain_limit=1.5, insecure=True,
+            subjects, etcd="sim", store="sim:", listen=f"{self.host}:7400", name=self.name, lease_ttl=TTL,
+            settings=SETTINGS, drain_limit=1.5, insecure=True, version=self.version,
         )  # fmt: skip
         silo._placement = Placement("", seed=self.world.random.getrandbits(32))
         await silo.start()

@@ -4,7 +4,7 @@ Each is a patch of the real code inside the simulation.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
@@ -16,6 +16,7 @@ from actors.handing_on import HandingOn
 from actors.inbound import Inbound
 from actors.mailbox import Mailbox
 from actors.migration import Migration
+from actors.older_code import Abstention
 from actors.ports import Link, Route
 from actors.router import Router
 from actors.turn import Turn
@@ -163,6 +164,18 @@ def _queue_turned_away(world: "World") -> AbstractContextManager[Any]:
     return patch.object(Migration, "keep", lambda self, guest, request: False)
 
 
+def _no_abstention(world: "World") -> AbstractContextManager[Any]:
+    """Older code takes whatever it can read, as if there were no versions."""
+
+    async def claims_all(self: Abstention, address: str) -> None:
+        return None
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(Abstention, "check", claims_all))
+    stack.enter_context(patch("actors.older_code.check", lambda activation, opened: None))
+    return stack
+
+
 def _last_in_first_out(world: "World") -> AbstractContextManager[Any]:
     """The mailbox gives out the newest message."""
 
@@ -199,6 +212,7 @@ CONVERGES, CALM, REAL_TIME = (
     "answers follow real time",
 )
 
+DROPS = "older code drops nothing"
 CUT, MOVES, TALLIES = ("cut_peer", "cut_one_way"), ("pipeline", "rest", "append"), ("tally-a", "tally-b")
 
 PLANTS = {
@@ -218,6 +232,9 @@ PLANTS = {
     "old_luggage": Plant(_old_luggage, range(20), ("what moves is as it was left",), ("drain",), ("rest", "append")),
     "queue_left_behind": Plant(_queue_left_behind, range(6, 60), (ORDER,), CUT, MOVES, TALLIES),
     "queue_turned_away": Plant(_queue_turned_away, range(3, 40), (ORDER,), CUT, MOVES, TALLIES),
+    "no_abstention": Plant(
+        _no_abstention, range(20), ("older code drops nothing",), ("crash", "drain"), ("sign", "rest")
+    ),
     "last_in_first_out": Plant(_last_in_first_out, range(5), (ORDER,)),
     "no_dedupe": Plant(durable.no_dedupe, range(3, 20), (ONCE, EFFECTS), ("reset",), ("append", "pipeline")),
     "no_numbers": Plant(durable.no_numbers, range(4, 20), (ONCE, SENT), ("cut_peer", "cut_one_way"), ("burst",)),

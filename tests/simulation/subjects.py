@@ -12,7 +12,7 @@ from tests.simulation.durable_work import Burst
 from tests.simulation.history import History, Op
 from tests.simulation.loop import PROCESS, Process
 
-DURABLE = ("author", "brief", "clerk", "fragile", "ledger", "pupil", "scrap")
+DURABLE = ("author", "brief", "clerk", "deed", "fragile", "ledger", "pupil", "scrap")
 STORED = (*DURABLE, "diary")
 
 

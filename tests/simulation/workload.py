@@ -10,6 +10,7 @@ from actors.ref import OnBusy
 from tests.simulation.brief import BRIEF
 from tests.simulation.brief import CHANNELS as BRIEF_CHANNELS
 from tests.simulation.clerk import Visitor
+from tests.simulation.deed import Notary
 from tests.simulation.history import Op
 from tests.simulation.pupil import PUPIL
 from tests.simulation.subjects import DURABLE, Stage, kind_of
@@ -33,6 +34,7 @@ class Workload:
         pace: float,
         only: Sequence[str] = (),
         among: Sequence[str] = (),
+        signs: bool = False,
     ) -> None:
         self.stage = stage
         self.client = client
@@ -49,16 +51,20 @@ class Workload:
         self.dice = random.Random(seed.getstate()[1][0])  # of its own: what others do stays the same
         self.stirs = not only or "stir" in only
         self.visits = not only or "visit" in only
+        self.signs = signs
+        self.notary = Notary(stage, client, random.Random(f"{seed.getstate()[1][1]} notary"))
         self.visitor = Visitor(stage, client, random.Random(self.dice.random()))
 
     async def run(self) -> None:
         steady = asyncio.create_task(self._hold_on_to(self.stage.favourite))
         stirring = asyncio.create_task(self._stir())
         visiting = asyncio.create_task(self._visit())
+        signing = asyncio.create_task(self._sign())
         await self._wander()
         await steady
         await stirring
         await visiting
+        await signing
         while self.open:
             await asyncio.wait(self.open)
         for name, address in list(self.periodic.items()):  # again, for late repeats of messages set some anew
@@ -98,6 +104,15 @@ class Workload:
             slower = 4 if self.stage.history.phase == "recovery" else 1
             await asyncio.sleep(self.visitor.random.expovariate(1) * slower)
             task = asyncio.create_task(self.visitor.visit())
+            self.open.add(task)
+            task.add_done_callback(self._ended)
+
+    async def _sign(self) -> None:
+        """Have dealings with an actor of which there are two versions."""
+        while self.running and self.signs:
+            slower = 4 if self.stage.history.phase == "recovery" else 1
+            await asyncio.sleep(self.notary.random.expovariate(1) * slower)
+            task = asyncio.create_task(self.notary.sign())
             self.open.add(task)
             task.add_done_callback(self._ended)
 

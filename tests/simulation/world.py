@@ -24,10 +24,12 @@ from cluster.etcd import Event
 from tests.simulation import checks, faults
 from tests.simulation.brief import BRIEF, BriefReader
 from tests.simulation.clerk import CLERKS, relieve
+from tests.simulation.deed import DEED, NEW, Versions
 from tests.simulation.directory import EtcdPath, SimEtcdClient
 from tests.simulation.durable_checks import DurableChecks, items_of, unsettled
 from tests.simulation.etcd import Etcd
 from tests.simulation.history import History, Op
+from tests.simulation.leaks import check_links, leaks_of
 from tests.simulation.log_records import recorded
 from tests.simulation.loop import START, Process, SimLoop, Stuck
 from tests.simulation.network import Network, SimDial, SimLink, SimListener
@@ -66,6 +68,8 @@ class World:
         self.etcd.on_write = self._on_directory
         self.stage = Stage(self.history, random.Random(f"{seed} stage"))
         self.frozen_for: dict[Process, float] = {}
+        dice = random.Random(f"{seed} versions")
+        self.versions = Versions(dice, mixed=dice.random() < 0.3 if plant is None else "sign" in plant.calls)
         self.nodes = [Node(self, index) for index in range(self.random.randint(2, 4))]
         self.clients: list[Process] = []
         self.client_tasks: list[asyncio.Task[None]] = []
@@ -164,7 +168,9 @@ class World:
             seed = random.Random(f"{self.seed} client {index}")
             calls, among = (self.plant.calls, self.plant.among) if self.plant is not None else ((), ())
             pace = seed.choice((0.1, 0.2, 0.4))
-            workload = Workload(self.stage, process.name, seed, pace=pace, only=calls, among=among)
+            workload = Workload(
+                self.stage, process.name, seed, pace=pace, only=calls, among=among, signs=self.versions.mixed
+            )
             self.workloads.append(workload)
             self.client_tasks.append(self.loop.spawn(process, self._client(workload)))
             seed = random.Random(f"{self.seed} readers {index}")
@@ -186,8 +192,12 @@ class World:
         for affliction in afflictions:
             affliction.result()
         self.store.failing = self.store.slow = self.path.slow = self.stage.fragile = 0.0
+        self.versions.finish()
         for node in self.nodes:
             await node.restart()
+        if self.versions.mixed and all(node.version != NEW for node in self.nodes):
+            await self.nodes[0].drain()
+            await self.nodes[0].restart()
         operator = self.loop.spawn(self.loop.outside, self._operate())
         await self._phase("recovery", RECOVERY)
         await self._phase("after", AFTER)
@@ -264,7 +274,7 @@ class World:
         while self.loop.time() < end:
             await asyncio.sleep(min(0.25, max(end - self.loop.time(), 0.001)))
             for owner, runtime in self._runtimes():
-                checks.check_links(self.history, owner, runtime)
+                check_links(self.history, owner, runtime)
             self._stop_if_violated()
 
     def _stop_if_violated(self) -> None:
@@ -302,7 +312,7 @@ class World:
         history = self.history
         history.phase = "final"
         runtime = next(iter(self.client_runtimes.values()))
-        for address in [*ADDRESSES, SCRAP, BRIEF, PUPIL, *CLERKS]:
+        for address in [*ADDRESSES, SCRAP, BRIEF, PUPIL, *CLERKS, *([DEED] if self.versions.mixed else [])]:
             before = self.live.committed.get(address, [])
             reading = self.loop.create_task(self._read(address), context=runtime.context.copy())
             entries = await reading
@@ -319,9 +329,7 @@ class World:
         self._stop_if_violated()
 
         def leaks() -> str:
-            return "\n".join(
-                f"{owner}: {left}" for owner, runtime in self._runtimes() if (left := checks.leaks_of(runtime))
-            )
+            return "\n".join(f"{owner}: {left}" for owner, runtime in self._runtimes() if (left := leaks_of(runtime)))
 
         await self._until(lambda: not leaks(), 12, "nothing is left behind", leaks)
         self.loop.failures += self.loop.take_lost_exceptions()

@@ -307,12 +307,12 @@ async def test_who_got_the_answer_to_a_repeat_is_safe_from_the_first_attempt(
         state: Log
         full = True
 
-        async def receive(self, name: str) -> str:
+        async def receive(self, message: str) -> str:
             if Bus.full and fails:
                 raise ValueError("full")
             if Bus.full:
                 return "full"
-            self.state.seen.append(name)
+            self.state.seen.append(message)
             return "welcome"
 
     runtime = start(Bus, store=store)
@@ -339,16 +339,12 @@ async def test_a_repeat_to_an_actor_that_cannot_be_activated_is_not_told_that_th
 
     runtime = start(Moody, store=store)
     link = FakeLink("n2.1", trusted=True, peer_is_silo=True)
-    numbered = {"number": records.number(7, 1), "sender": "other-1"}
-    for more, told in (
-        ({}, "ActorFailed"),
-        ({"attempt": 1}, "ConnectionLost"),
-        ({"attempt": 1, **numbered}, "ActorFailed"),
-    ):
+    for attempt, number, told in (
+        (0, b"", "ActorFailed"), (1, b"", "ConnectionLost"), (1, records.number(7, 1), "ActorFailed"),
+    ):  # fmt: skip
         await runtime.claims.own("keeper-1")
-        runtime.inbound.on_envelopes(
-            link, [envelope("", "x", id=1, **more), envelope("", "x", id=2, message_id="m1", **more)]
-        )
+        first = envelope("", "x", sender="other-1", attempt=attempt, number=number)
+        runtime.inbound.on_envelopes(link, [first, msgspec.structs.replace(first, id=2)])
         for answer in (await link.answer(), await link.answer()):
             assert isinstance(answer, Failure)
             assert (answer.error, "no coffee" in answer.text) == (told, True)
@@ -519,7 +515,8 @@ async def test_what_was_sent_behind_a_message_that_cannot_be_delivered_arrives_o
     class Writer(Actor):
         state: Log
 
-        async def receive(self, to: str) -> None:
+        @handler
+        async def write(self, to: str) -> None:
             for message in (1, 2):
                 await actor_ref(to).send(message)
             await actor_ref(to).unheard_of.send("x")
@@ -527,7 +524,7 @@ async def test_what_was_sent_behind_a_message_that_cannot_be_delivered_arrives_o
                 await actor_ref(to).send(message)
 
     start(Keeper, GuestBook, Writer, store=store)
-    await soon(actor_ref("writer-1").ask(f"{kind}-1"))
+    await soon(actor_ref("writer-1").write(f"{kind}-1"))
     await until(lambda: not rows(store, "writer-1", records.OUTBOX), "the rows are removed")
     assert await soon(actor_ref(f"{kind}-1").all()) == [1, 2, 3, 4]
 
