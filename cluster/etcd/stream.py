@@ -1,7 +1,8 @@
 """A bidirectional RPC whose waits can time out without cancelling it."""
 
 import asyncio
-from typing import Generic, TypeVar, cast
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -71,7 +72,7 @@ class Stream(Generic[RequestT, ResponseT]):
 
     async def send(self, request: RequestT, *, within: float) -> None:
         """Hand one message to the connection. Raises ``StreamBroken``, also if it is not taken ``within`` seconds."""
-        self._writing = asyncio.get_running_loop().create_task(self._call.write(request))
+        self._writing = _task(self._call.write(request))
         await asyncio.wait({self._writing}, timeout=within)
         if not self._writing.done():
             raise self.broken(f"took no message for {within:.3g} s")
@@ -80,7 +81,7 @@ class Stream(Generic[RequestT, ResponseT]):
     async def receive(self, *, within: float | None = None) -> ResponseT:
         """The next message. Raises ``StreamBroken``, and ``TimeoutError`` if none comes ``within`` seconds."""
         if self._reading is None:
-            self._reading = asyncio.get_running_loop().create_task(self._read())
+            self._reading = _task(self._read())
         reading = self._reading
         await asyncio.wait({reading}, timeout=within)
         if not reading.done():
@@ -124,9 +125,6 @@ class Stream(Generic[RequestT, ResponseT]):
         pending = {task for task in (self._reading, self._writing) if task is not None}
         if pending:
             await asyncio.wait(pending, timeout=_GRACE)
-        for task in pending:
-            if task.done() and not task.cancelled():
-                task.exception()
 
     async def _say_goodbye(self) -> None:
         try:
@@ -137,3 +135,15 @@ class Stream(Generic[RequestT, ResponseT]):
                 pass
         except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError, asyncio.CancelledError):
             pass  # it has ended, which is all that was wanted
+
+
+def _task(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    """Run it in a task that may fail when nobody waits for it any more: a stream can break long after its last use."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(_look)
+    return task
+
+
+def _look(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
