@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 from actors.ports import StoreUnavailable
 from cluster.directory import NewerFormat, StoreMismatch
@@ -74,6 +74,7 @@ async def serve(make_silo: Callable[[], Silo]) -> int:
     await asyncio.wait({stopping, drained}, return_when=asyncio.FIRST_COMPLETED)
     await silo.stop()
     await _end_tasks(signals.exit_status)
+    await _end_threads(signals.exit_status)
     return signals.exit_status
 
 
@@ -99,9 +100,24 @@ async def _end_tasks(status: int) -> None:
             log.error(
                 "%d tasks will not be cancelled, for example %r; the process ends without them", len(stuck), stuck.pop()
             )
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            _end_now(status)
+
+
+async def _end_threads(status: int) -> None:
+    """Wait for plain functions of steps, which nobody can stop: Python would wait for them for as long as they take."""
+    ending = asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor())
+    _, stuck = await asyncio.wait({ending}, timeout=CANCEL_LIMIT)
+    if stuck:
+        log.error(
+            "a step's function still runs in a thread, %g s after the end; the process ends without it", CANCEL_LIMIT
+        )
+        _end_now(status)
+
+
+def _end_now(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def die_with_parent(parent: int) -> None:

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
+from types import FrameType
 
 from cluster.exit_status import ExitStatus
 
 
 class StopSignals:
-    """Turns SIGTERM and SIGINT into an event; one more of either ends the process at once.
+    """Turns SIGTERM and SIGINT into an event; one more of either ends the process at once, also while an actor blocks
+    the event loop.
 
     To be made inside the running loop of the main thread.
     """
@@ -18,10 +19,11 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.asked = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(NotImplementedError):  # Windows
-                loop.add_signal_handler(number, self._on_signal, number)
+            signal.signal(
+                number, self._on_signal
+            )  # not the loop's own way: that is not heard while the loop is blocked
 
     async def wait(self) -> None:
         """Return when the process was asked to stop."""
@@ -32,9 +34,12 @@ class StopSignals:
         """How a process that then stopped in good order exits: Ctrl-C is told apart, as shells expect."""
         return ExitStatus.INTERRUPTED if self.received is signal.SIGINT else ExitStatus.OK
 
-    def _on_signal(self, number: signal.Signals) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        """Runs between any two steps of the main thread, which may be inside of a file of Python's right now."""
         if self.received is not None:
-            os._exit(ExitStatus.TERMINATED if number is signal.SIGTERM else ExitStatus.INTERRUPTED)
-        self.received = number
-        print(f"silo: {number.name}: stopping; once more ends it at once", file=sys.stderr, flush=True)
-        self.asked.set()
+            os._exit(ExitStatus.TERMINATED if number == signal.SIGTERM else ExitStatus.INTERRUPTED)
+        self.received = signal.Signals(number)
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            os.write(2, f"silo: {self.received.name}: stopping; once more ends it at once\n".encode())
+        with contextlib.suppress(RuntimeError):  # the loop has just been closed
+            self._loop.call_soon_threadsafe(self.asked.set)
