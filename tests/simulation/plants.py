@@ -217,10 +217,10 @@ CUT, MOVES, TALLIES = ("cut_peer", "cut_one_way"), ("pipeline", "rest", "append"
 
 PLANTS = {
     "no_fence": Plant(_no_fence, range(20), (FENCED, "no committed effect is lost"), ("cut_off",)),
-    "no_deadline": Plant(_no_deadline, range(1, 40), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
+    "no_deadline": Plant(_no_deadline, range(13, 52), (REAL_TIME, OLD), ("cut_etcd", "deaf_to_etcd", "cut_off")),
     "blind_claim": Plant(_blind_claim, range(10), (CALM, FENCED, REAL_TIME, OLD)),
     "missed_event": Plant(_missed_event, range(20), (CONVERGES, CALM, "every call ends", SETTLED), ("crash",)),
-    "no_ask_first": Plant(_no_ask_first, range(5, 40), (ORDER,), ("drain",), ("pipeline", "rest")),
+    "no_ask_first": Plant(_no_ask_first, range(21, 56), (ORDER,), ("drain",), ("pipeline", "rest")),
     "let_in_early": Plant(_let_in_early, range(6, 40), (ORDER,), ("watch_lag",), ("pipeline", "rest")),
     "early_reply": Plant(_early_reply, range(5), (REPLIES,)),
     "no_roll_back": Plant(_no_roll_back, range(5), (EFFECTS,)),
@@ -228,7 +228,7 @@ PLANTS = {
     "resent_when_lost": Plant(
         _resent_when_lost, range(20), (EFFECTS, RUNS, "readers see every entry once, in order"), ("reset",)
     ),
-    "not_here_but_run": Plant(_not_here_but_run, range(20), (EFFECTS, ONCE, RUNS)),
+    "not_here_but_run": Plant(_not_here_but_run, range(5, 25), (EFFECTS, ONCE, RUNS)),
     "old_luggage": Plant(_old_luggage, range(20), ("what moves is as it was left",), ("drain",), ("rest", "append")),
     "queue_left_behind": Plant(_queue_left_behind, range(6, 60), (ORDER,), CUT, MOVES, TALLIES),
     "queue_turned_away": Plant(_queue_turned_away, range(3, 40), (ORDER,), CUT, MOVES, TALLIES),
