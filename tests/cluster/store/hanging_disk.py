@@ -8,12 +8,13 @@ to tell it, and after ``LIMIT`` seconds.
 import asyncio
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-
-import pytest
+from tempfile import TemporaryDirectory
 
 from tests.cluster.store.processes import Helper, python
 
@@ -70,18 +71,28 @@ class HangingDisk:
         assert await asyncio.to_thread(self._keeper.heard) == answer, f"after {LIMIT} s it goes on by itself"
 
 
+@cache
+def can_hang() -> bool:
+    """Whether this machine mounts the image of a file system: that takes root, mkfs.ext4 and loop devices."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        return False
+    with TemporaryDirectory() as folder:
+        image = Path(folder, "image")
+        image.write_bytes(bytes(1 << 20))
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True, capture_output=True)
+        if subprocess.run(["mount", "-o", "loop", image, folder], check=False, capture_output=True).returncode:
+            return False
+        subprocess.run(["umount", folder], check=True)
+        return True
+
+
 @contextmanager
 def hanging_disk(folder: Path) -> Iterator[HangingDisk]:
-    """Mount one below the folder; it goes on, and is unmounted, at the end. Skips the test where that cannot be."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("only root on Linux may mount a file system and freeze it")
-    if shutil.which("mkfs.ext4") is None:
-        pytest.skip("mkfs.ext4 is missing (apt install e2fsprogs)")
+    """Mount one below the folder, where ``can_hang``; it goes on, and is unmounted, at the end."""
     disk = folder / "disk"
     disk.mkdir()
     with python(_KEEPER, folder / "disk.img", disk, LIMIT) as keeper:
-        if (said := keeper.heard()) != "mounted":
-            pytest.skip(f"this machine mounts no image of a file system: {said}")
+        assert keeper.heard() == "mounted"
         try:
             yield HangingDisk(disk, keeper)
         finally:
