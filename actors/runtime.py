@@ -37,6 +37,7 @@ from actors.router import Router
 from actors.run_queue import RunQueue
 from actors.settings import Settings
 from actors.shares import Shares
+from actors.step_threads import StepThreads
 from actors.ties import Ties
 from actors.turn import Turn
 
@@ -92,6 +93,7 @@ class Runtime:
         self.handing_on = HandingOn(self)
         self._idleness = Idleness(self.loop)
         self.limits = Limits(self.loop)
+        self.step_threads = StepThreads(self.settings.max_step_threads)
         self.requests = Requests(self.settings)
         self.abstention = Abstention(self)
         self._agenda = Agenda(self)

@@ -12,6 +12,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a message that cannot be delivered is kept before ``ClusterUnavailable``."""
     activation_timeout: float = 30.0
     """How long loading the state and on_activate, or on_deactivate, may take."""
+    max_step_threads: int = 256
+    """How many plain functions of steps may run at a time, each in a thread of its own; further ones wait."""
     max_payload: int = 64 * 2**20 + 1024
     """Largest encoded message, result or item."""
     max_calls: int = 50_000

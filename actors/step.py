@@ -109,11 +109,11 @@ async def _attempt(
     turn: "Turn", function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], retry: Retry | None
 ) -> Any:
     if retry is None:
-        return await cancellable(_call(function, args, kwargs))
+        return await cancellable(_call(turn, function, args, kwargs))
     pause = retry.delay
     for left in reversed(range(retry.attempts)):
         try:
-            return await cancellable(_call(function, args, kwargs))
+            return await cancellable(_call(turn, function, args, kwargs))
         except Exception as error:
             if not left or not isinstance(error, retry.on):
                 raise
@@ -124,11 +124,11 @@ async def _attempt(
     raise AssertionError
 
 
-async def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _call(turn: "Turn", function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Await a coroutine function; run anything else in a thread, so that it cannot block the silo."""
     if _is_coroutine_function(function):
         return await function(*args, **kwargs)
-    result = await asyncio.to_thread(function, *args, **kwargs)
+    result = await turn.activation.runtime.step_threads.run(turn.where, function, args, kwargs)
     return await result if inspect.isawaitable(result) else result
 
 

@@ -104,13 +104,11 @@ async def _end_tasks(status: int) -> None:
 
 
 async def _end_threads(status: int) -> None:
-    """Wait for plain functions of steps, which nobody can stop: Python would wait for them for as long as they take."""
+    """Wait for what handlers run in asyncio's threads; Python would wait for that for as long as it takes."""
     ending = asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor())
     _, stuck = await asyncio.wait({ending}, timeout=CANCEL_LIMIT)
     if stuck:
-        log.error(
-            "a step's function still runs in a thread, %g s after the end; the process ends without it", CANCEL_LIMIT
-        )
+        log.error("a function still runs in a thread, %g s after the end; the process ends without it", CANCEL_LIMIT)
         _end_now(status)
 
 

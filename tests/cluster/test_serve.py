@@ -47,6 +47,7 @@ async def test_a_handler_that_cannot_be_cancelled_does_not_keep_the_process(
 
 
 BLOCKING = """
+import asyncio
 import sys
 import time
 from actors import Actor, handler
@@ -61,6 +62,10 @@ class Blocking(Actor):
         await self.step("wait", told, 3600)
 
     @handler
+    async def in_a_thread(self):
+        await asyncio.to_thread(told, 3600)
+
+    @handler
     async def sleep(self):
         told(3600)
 
@@ -72,21 +77,22 @@ class Blocking(Actor):
 """
 
 
-async def test_a_step_that_does_not_end_in_its_thread_does_not_keep_the_process(
-    processes: Processes, tmp_path: Path
+@pytest.mark.parametrize("handler", ["step_in_a_thread", "in_a_thread"])
+async def test_what_does_not_end_in_its_thread_does_not_keep_the_process(
+    processes: Processes, tmp_path: Path, handler: str
 ) -> None:
     (tmp_path / "blocking.py").write_text(BLOCKING)
     silo = processes.start("start", "blocking.py", "--listen", "127.0.0.1:0", "--drain-limit", "0.2")
     (ready,) = await silo.ready()
     async with connect(ready["grpc"]):
-        call = asyncio.ensure_future(actor_ref("blocking-1").step_in_a_thread())
+        call = asyncio.ensure_future(getattr(actor_ref("blocking-1"), handler)())
         await silo.said("it is blocked")
         silo.signal(signal.SIGTERM)
         ended = await silo.ended()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     assert ended.status == 0
-    assert "still runs in a thread" in ended.err
+    assert ("still runs in a thread" in ended.err) == (handler == "in_a_thread")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
