@@ -30,7 +30,7 @@ def drain(
         if as_json:
             print(json.dumps({"silo": name, "gone": gone}))
         elif gone:
-            print(f"{name} has moved its actors and is gone")
+            print(f"{name} has let its actors go and is gone")
         elif timeout > 0:
             raise typer.Exit(complain(f"{name} still drains after {timeout:g} s", ExitStatus.UNAVAILABLE))
         else:

@@ -12,7 +12,7 @@ import msgspec
 
 from actors import codec
 from actors.envelope import Query, Reply
-from actors.errors import ClusterUnavailable
+from actors.errors import ActorError, ClusterUnavailable
 from actors.ports import Link, Route
 from actors.ref import Caller, close_caller, current_caller, open_caller
 from actors.runtime import Runtime
@@ -29,6 +29,8 @@ from cluster.transport import Credentials, GrpcTransport
 _GATEWAY = "gateway"
 _KEEPALIVE = 2.0
 """Seconds, see ``GrpcTransport``: a silo that falls silent is given up before its lease has ended, by default."""
+_LOOK_AROUND_EVERY = 5.0
+"""Seconds."""
 
 
 class _ClientDirectory:
@@ -108,6 +110,7 @@ class Client:
         if (endpoints is None) == (etcd is None):
             raise ValueError('connect() needs silo endpoints ("host:port") or etcd="http://host:2379", not both')
         self._endpoints = [endpoints] if isinstance(endpoints, str) else list(endpoints or [])
+        self._others: list[str] = []
         for endpoint in self._endpoints:
             _check_endpoint(endpoint)
         self._etcd_endpoints = [etcd] if isinstance(etcd, str) else list(etcd) if etcd is not None else None
@@ -147,6 +150,8 @@ class Client:
                 self._etcd = EtcdClient(self._etcd_endpoints, **self._etcd_options)  # type: ignore[arg-type]
                 await self._etcd.connect()
             await gateway.connect(_GATEWAY)
+            if self._etcd is None:
+                self._runtime.spawn(self._look_around(gateway))
         except BaseException as error:
             await self._close()
             if isinstance(error, ConnectionError | EtcdError):
@@ -169,8 +174,16 @@ class Client:
 
     async def _find_endpoints(self) -> list[str]:
         if self._etcd is None:
-            return self._endpoints
+            return [*self._endpoints, *(other for other in self._others if other not in self._endpoints)]
         return [member.endpoint for member in await self.members()]
+
+    async def _look_around(self, gateway: _GatewayTransport) -> None:
+        """Know where else the cluster can be reached, for when the silo behind this client is gone."""
+        while True:
+            if gateway.link(_GATEWAY) is not None:
+                with contextlib.suppress(ActorError, ConnectionError, msgspec.ValidationError):
+                    self._others = [member.endpoint for member in await self.members() if not member.draining]
+            await asyncio.sleep(_LOOK_AROUND_EVERY * (0.5 + secrets.randbits(16) / 2**16))
 
     async def members(self) -> list[Member]:
         """The live silos, from etcd or as the silo behind this client sees them. Raises ``ConnectionError``."""
@@ -239,10 +252,11 @@ def connect(
 ) -> Client:
     """A client for ``async with``: inside the block ``actor_ref`` reaches the cluster.
 
-    Give silo endpoints (``"host:port"``, several for fail-over) or ``etcd`` to find them there. ``token`` is the
-    cluster's shared token; ``credentials`` says more (TLS). Entering raises ``ClusterUnavailable`` if no silo answers
-    and ``NotAuthorized`` if the credentials are refused. When the silo behind it dies the client moves to another:
-    calls under way there get ``ConnectionLost``, later ones go on.
+    Give silo endpoints (``"host:port"``, several in case one is away now) or ``etcd`` to find them there. ``token`` is
+    the cluster's shared token; ``credentials`` says more (TLS). Entering raises ``ClusterUnavailable`` if no silo
+    answers and ``NotAuthorized`` if the credentials are refused. When the silo behind it dies the client moves to
+    another, also to one that only the dead one has named. Calls under way are asked again there; streams and calls of
+    actors that are not ``persist="turn"`` get ``ConnectionLost``.
     """
     if token is not None:
         if credentials is not None:

@@ -100,6 +100,15 @@ def _gateway(client: Client, *silos: Silo) -> tuple[Silo, Silo]:
     return (first, second) if first.runtime.directory.silo == peer else (second, first)
 
 
+async def test_it_knows_other_silos_than_the_one_that_it_was_given(house: House) -> None:
+    (n1,) = await house.start("n1")
+    async with connect(n1.grpc, cluster=house.cluster) as client:
+        (n2,) = await house.start("n2")
+        await eventually("the client knows n2", lambda: n2.grpc in client._others)
+        await n1.abort()
+        assert await actor_ref("counter-n2.a").options(timeout=30).add() == 1
+
+
 async def test_nothing_listens() -> None:
     nobody = [f"127.0.0.1:{port}" for port in free_ports(2)]
     started = time.monotonic()

@@ -45,7 +45,7 @@ async def test_a_silo_that_is_alone_drains_and_ends(processes: Processes) -> Non
     silo = processes.silo("alone")
     grpc = (await silo.ready())[0]["grpc"]
     drained = await processes.run("drain", "alone", "--connect", grpc)
-    assert (drained.status, drained.out) == (0, "alone has moved its actors and is gone\n"), drained.err
+    assert (drained.status, drained.out) == (0, "alone has let its actors go and is gone\n"), drained.err
     assert (await silo.ended()).status == 0
 
 
