@@ -149,14 +149,15 @@ async def leave(
         _end(activation)
         runtime.remove(activation)
         runtime.handing_on.hand_on(handing_on, began=True, lost=True)
-        _hand_on_mail(activation, moved=moves, has_work=renew and not stays)
+        _hand_on_mail(activation, moved=moves, has_work=renew and not stays, bounce=taken_over)
 
 
-def _hand_on_mail(activation: "Activation", *, moved: bool, has_work: bool) -> None:
+def _hand_on_mail(activation: "Activation", *, moved: bool, has_work: bool, bounce: bool) -> None:
     runtime = activation.runtime
     # A fired timer has travelled as such.
     waiting = (turn for turn in activation._waiting_turns() if not moved or turn.request.handler != TIMER)
-    runtime.handing_on.hand_on(waiting)
+    # Where others may have it, what came from another silo goes back: what follows it does not come by here.
+    runtime.handing_on.hand_on(waiting, bounce=bounce)
     if has_work and activation.durable is not None and activation.durable.rows:
         runtime.revisit(activation.address)  # its host lives on, and nobody else would see to it
 
