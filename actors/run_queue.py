@@ -27,7 +27,7 @@ class RunQueue:
         self._scheduled = False
         self._quiet = 0  # so often has the loop come round since something arrived
         self._listen_until = 0.0
-        self._refuses = False  # whether there was no room for something since the last slice
+        self._refuses = 0  # above 0: there was no room for something since the slice before the last
         self.until = float("inf")
         """Until when messages that arrive may still be run at once."""
 
@@ -47,7 +47,7 @@ class RunQueue:
             else:
                 self._loop.call_soon(self._run)
             return
-        self._refuses = False
+        self._refuses = max(self._refuses - 1, 0)
         try:
             self._run_slice(now + SLICE)
         finally:
@@ -66,7 +66,7 @@ class RunQueue:
 
     def refused(self) -> None:
         """There was no room for a message."""
-        self._refuses = True
+        self._refuses = 2
 
     def begin_slice(self) -> None:
         """Messages arrive together: those behind the slice wait for their turn."""

@@ -147,7 +147,7 @@ class Outgoing:
             if (chunk := self._next_chunk()) is not None:
                 return chunk
         while True:
-            if self._batch is None and (self._queue or self._released):
+            if self._batch is None and (self._queue or self._released) and not self._holds_back:
                 self._encode_batch()
             if self._batch is not None:
                 # Chunks must not eat the credit that a batch waits for.
@@ -157,8 +157,15 @@ class Outgoing:
             if self._voyages:
                 return self._next_chunk()
             # Only what could not board has released others.
-            if not (self._queue or self._released):
+            if not (self._queue or self._released) or self._holds_back:
                 return None
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether to wait for credit, or for a full batch: a peer with much to read gets through large ones faster."""
+        if self._window - self._credit < frame.AHEAD_BYTES or self._chunks or self._held:
+            return False
+        return self.waiting_bytes < self._batch_bytes and len(self._queue) < frame.BATCH_ENVELOPES
 
     def unsent(self) -> list[Envelope]:
         """What was never handed out, at least not to its last byte, in the order of sending."""

@@ -7,7 +7,7 @@ import pytest
 
 from actors.envelope import Credit, End, Envelope, Failure, Item, Leave, Mode, Query, Reply, Request
 from actors.errors import MailboxFull, PayloadTooLarge
-from cluster.transport.frame import CHUNKS_UNDER_WAY, KIB, MIB
+from cluster.transport.frame import AHEAD_BYTES, CHUNKS_UNDER_WAY, CREDIT_BYTES, KIB, MIB
 from cluster.transport.incoming import Incoming, Violation
 from cluster.transport.link_pb2 import Chunk, Frame
 from cluster.transport.outgoing import Outgoing
@@ -164,6 +164,38 @@ def test_nothing_leaves_without_credit_and_a_batch_is_not_starved_by_chunks() ->
     drain(out, peer)
     assert sorted(ids(peer.received)) == list(range(40))
     assert ids([e for e in peer.received if e.id]) == list(range(1, 40))
+
+
+def test_a_peer_that_has_much_to_read_gets_full_batches_only() -> None:
+    out, peer, unread = outgoing(), Peer(), []
+    for number in range(2000):
+        out.push(request(number, size=KIB))
+        if (frame := out.next_frame()) is not None:
+            unread.append(frame)  # by the peer
+    sizes = [len(frame) for frame in unread]
+    small = [size for size in sizes if size < 2 * KIB]
+    assert sizes[: len(small)] == small
+    assert sum(small) == pytest.approx(AHEAD_BYTES, rel=0.01)
+    assert min(sizes[len(small) :]) > 200 * KIB, "as large as batches get"
+    for frame in unread:
+        peer.take(frame)
+        out.grant(peer.incoming.take_owed())
+    drain(out, peer)
+    assert ids(peer.received) == list(range(2000)), "what was held back follows the credit"
+
+
+def test_any_release_returns_credit_before_that_is_waited_for() -> None:
+    """The peer keeps back less than this side sends ahead, so some always comes. 0.1.0 kept back up to 256 KiB."""
+    assert CREDIT_BYTES <= 256 * KIB < AHEAD_BYTES
+
+
+def test_large_envelopes_on_their_way_hold_back_no_small_ones() -> None:
+    out = outgoing(max_payload=8 * MIB)
+    out.push(request(1, size=4 * MIB))
+    while out.next_frame() is not None:
+        pass
+    out.push(request(2, address="b/1"))
+    assert out.next_frame() is not None
 
 
 def test_requests_are_refused_when_too_much_waits_and_nothing_else_is() -> None:
