@@ -10,6 +10,7 @@ import pytest
 from actors.envelope import Reply
 from actors.ports import Transport
 from cluster.transport import Credentials, GrpcTransport, LinkRefused, WrongCluster, WrongSilo
+from tests.cluster.waiting import eventually
 
 _conforms: Callable[..., Transport] = GrpcTransport  # a type checker compares the two
 
@@ -53,7 +54,7 @@ async def test_concurrent_connects_share_one_dial(house: Any) -> None:
     assert len(set(links)) == 1
     assert len(a.links) == 1
     await a.close()
-    assert not b.links
+    await eventually("the other side has ended it, too", lambda: not b.links)
 
 
 async def test_a_cancelled_connect_leaves_the_dial_to_the_others(house: Any) -> None:
