@@ -30,7 +30,7 @@ BATCH_BYTES: Final = 256 * KIB
 BATCH_ENVELOPES: Final = 1000
 LARGE_BYTES: Final = 128 * KIB  # an envelope above this travels in chunks of this size
 CHUNKS_UNDER_WAY: Final = 1 * MIB  # what a small message may have to wait behind
-CREDIT_BYTES: Final = 128 * KIB  # credit is returned at the latest when so much is owed
+CREDIT_BYTES: Final = 256 * KIB  # credit is returned at the latest when so much is owed
 AHEAD_BYTES: Final = 512 * KIB  # unread by the peer; above it only full batches leave. More than any release owes
 FRAME_BYTES: Final = 2 * BATCH_BYTES + 4 * KIB  # what gRPC accepts; see Outgoing for why a batch stays below
 

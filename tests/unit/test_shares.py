@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.shares import Shares
+from actors.shares import Shares, may_take
 
 
 def fill(shares: Shares, *callers: str) -> dict[str, int]:
@@ -25,6 +25,16 @@ def test_one_alone_may_have_nearly_everything() -> None:
 def test_a_small_room_is_used_to_the_last_place() -> None:
     for limit in range(1, 8):
         assert fill(Shares(limit), "only") == {"only": limit}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 9, 16, 100])
+def test_the_short_cut_says_what_the_rule_says(limit: int) -> None:
+    for taken in range(limit + 1):
+        for own in range(taken + 1):
+            shares = Shares(limit)
+            shares.take("one", own)
+            shares.take("others", taken - own)
+            assert shares.has_room("one") == may_take(own, limit - taken, limit)
 
 
 @pytest.mark.parametrize("greedy", [1, 2, 3, 10, 30])
