@@ -105,7 +105,8 @@ class Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
-        Mule.free.set()
+        if "mule-1.block" in self.lines[-1]:  # and not something else for which the machine had no time
+            Mule.free.set()
 
 
 async def test_a_turn_that_blocks_the_loop_is_reported_while_it_does() -> None:
@@ -115,13 +116,13 @@ async def test_a_turn_that_blocks_the_loop_is_reported_while_it_does() -> None:
     watch.start()
     try:
         assert await REF.block() == "free"
-        await until(lambda: len(heard.lines) == 2, "it is said that the loop runs again")
+        await until(lambda: "runs again" in heard.lines[-1], "it is said that the loop runs again")
     finally:
         watch.stop()
         logging.getLogger("actors").removeHandler(heard)
-    line, after = heard.lines
+    line, after = heard.lines[-2:]
     assert "silo n1: mule-1.block (message " in line
-    assert "has blocked the event loop for 0.05 s" in line
+    assert "has blocked the event loop for 0." in line
     assert "self.free.wait()" in line
     assert after.startswith("silo n1: the event loop runs again, after 0.")
 
