@@ -20,10 +20,9 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self.asked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        # Not the loop's own way: that is not heard while the loop is blocked.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(
-                number, self._on_signal
-            )  # not the loop's own way: that is not heard while the loop is blocked
+            signal.signal(number, self._on_signal)
 
     async def wait(self) -> None:
         """Return when the process was asked to stop."""
